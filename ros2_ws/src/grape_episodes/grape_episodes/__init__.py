@@ -1,0 +1,1 @@
+"""Episodes: write, read, recover, catalogue, export; no ROS needed."""

@@ -1,0 +1,1 @@
+"""VLA policy, arm control and the nodes of the GRAPE stack."""

@@ -1,0 +1,1 @@
+"""Keypoints, staged constraints, scores and preference pairs."""
