@@ -1,0 +1,1 @@
+"""The arm: description, kinematics, controller and drivers (no ROS)."""
