@@ -102,10 +102,8 @@ def _add_gripper(spec: mujoco.MjSpec) -> None:
     for name in FINGER_JOINTS:
         spec.joint(name).armature = 0.1
         spec.joint(name).damping = [5.0, 0.0, 0.0]
-    spec.add_equality(
-        name="fingers", type=mujoco.mjtEq.mjEQ_JOINT, name1="right_finger", name2="left_finger",
-        objtype=mujoco.mjtObj.mjOBJ_JOINT, data=[0.0, -1.0, *[0.0] * 10], solref=[0.004, 1.0],
-    )  # fmt: skip
+    for coupling in spec.equalities:  # the URDF's mimic joint: right = -left
+        coupling.solref = [0.004, 1.0]
     tendon = spec.add_tendon(name="gripper")
     tendon.wrap_joint("left_finger", 0.5)
     tendon.wrap_joint("right_finger", -0.5)
