@@ -3,11 +3,11 @@
 Rule, on the same initial states for both:
 
 1. success: the paired difference is above zero and its one-sided exact McNemar p-value is at most ``alpha``;
-2. collisions: the one-sided upper bound (confidence ``1 - alpha``, Agresti-Min) of the increase of the share of
-   episodes with a collision is below ``collision_margin``.
+2. collisions: the one-sided upper bound (confidence ``1 - alpha``, Agresti-Min) of the increase of the share
+   of episodes with a collision is below ``collision_margin``.
 
-A version that only looks better by luck is refused at rate ``1 - alpha``. The short demo has too few episodes for
-``alpha = 0.05`` and uses :data:`DEMO`; its reason says so.
+A version that only looks better by luck is refused at rate ``1 - alpha``. The short demo has too few episodes
+for ``alpha = 0.05`` and uses :data:`DEMO`; its reason says so.
 """
 
 from __future__ import annotations

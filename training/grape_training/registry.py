@@ -67,7 +67,7 @@ class Registry:
             BadInputError: there is no such version.
         """
         folder = self.root / "versions" / version
-        if not (folder / MANIFEST).is_file():
+        if Path(version).name != version or not (folder / MANIFEST).is_file():
             known = ", ".join(self.versions()) or "none"
             raise BadInputError(
                 f"the registry {self.root} has no version {version!r}", f"Known versions: {known}"
@@ -123,7 +123,7 @@ class Registry:
         The version is ``<name>-<first 8 hex of the content hash>``: adding the same content twice is a no-op.
 
         Raises:
-            BadInputError: ``source`` holds neither an adapter nor a checkpoint, or ``name`` is not a plain word.
+            BadInputError: ``source`` holds neither an adapter nor a checkpoint, or ``name`` is no plain word.
         """
         if not _NAME.fullmatch(name):
             raise BadInputError(
@@ -188,7 +188,7 @@ class Registry:
         return previous
 
     def previous(self) -> str | None:
-        """Return the version that a rollback would restore: repeated rollbacks walk back, never to and fro."""
+        """Return what a rollback would restore: repeated rollbacks walk back, never to and fro."""
         stack: list[str] = []
         for entry in self.pointer().history:
             if entry["action"] == "rollback":

@@ -39,7 +39,7 @@ class PairedDifference:
 
 
 def proportion(flags: Sequence[bool], confidence: float = 0.95) -> Proportion:
-    """Return the rate of true flags with its Wilson interval (Wilson 1927); no flags give the interval 0..1."""
+    """Return the rate of true flags with its Wilson interval (Wilson 1927); no flags give 0..1."""
     total, count = len(flags), int(sum(flags))
     if total == 0:
         return Proportion(0, 0, 0.0, 0.0, 1.0)
@@ -71,11 +71,15 @@ def paired_difference(
         difference=(gained - lost) / len(new),
         low=low,
         high=high,
-        p_two_sided=float(stats.binomtest(gained, discordant).pvalue) if discordant else 1.0,
-        p_greater=float(stats.binomtest(gained, discordant, alternative="greater").pvalue)
-        if discordant
-        else 1.0,
+        p_two_sided=_exact(gained, discordant, "two-sided"),
+        p_greater=_exact(gained, discordant, "greater"),
     )
+
+
+def _exact(gained: int, discordant: int, alternative: str) -> float:
+    if discordant == 0:
+        return 1.0
+    return float(stats.binomtest(gained, discordant, alternative=alternative).pvalue)
 
 
 def agresti_min(gained: int, lost: int, total: int, confidence: float) -> tuple[float, float]:
