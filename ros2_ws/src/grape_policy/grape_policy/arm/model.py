@@ -26,7 +26,8 @@ _MESHES = "meshes/meshes_wx250s"
 # Servo-like gains: stiff enough to follow a 5 Hz delta within a millimetre or two, damped to settle.
 _STIFFNESS = {"waist": 500.0, "shoulder": 800.0, "elbow": 600.0, "forearm_roll": 200.0, "wrist_angle": 200.0}
 _ARMATURE = 0.02
-_DARK, _FINGER_GREY = (0.13, 0.13, 0.14, 1.0), (0.22, 0.22, 0.24, 1.0)
+_DARK = (0.13, 0.13, 0.14, 1.0)
+_FINGER = (0.85, 0.05, 0.35, 1.0)  # coloured tape: the camera must see where the fingers are
 
 
 @cache
@@ -44,7 +45,7 @@ def urdf() -> str:
     )
     text = re.sub(r'(<joint name="gripper" type=)"continuous"', r'\1"fixed"', text)
     compiler = (
-        f'<mujoco><compiler meshdir="{package / _MESHES}" fusestatic="false" discardvisual="true"/></mujoco>'
+        f'<mujoco><compiler meshdir="{package / _MESHES}" fusestatic="false" discardvisual="false"/></mujoco>'
     )
     return text.replace("</robot>", f"{compiler}</robot>")
 
@@ -66,9 +67,12 @@ def arm_spec() -> mujoco.MjSpec:
 
 def _colour_and_collide(spec: mujoco.MjSpec) -> None:
     """Colour the links; fingers collide as flat boxes, because a convex hull would fill their hollow side."""
+    for geom in list(spec.geoms):
+        if not geom.contype:  # the URDF lists each mesh twice: drop the copy that does not collide
+            spec.delete(geom)
     for geom in spec.geoms:
         finger = "finger_link" in geom.parent.name
-        geom.rgba = _FINGER_GREY if finger else _DARK
+        geom.rgba = _FINGER if finger else _DARK
         geom.name = f"{geom.parent.name}/mesh"
         if finger:
             geom.contype = geom.conaffinity = 0
