@@ -1,0 +1,87 @@
+"""Colour, depth and object masks from the scene's camera (EGL, no shadows, reflections or anti-aliasing)."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own threads only slow small images down
+
+import mujoco
+import numpy as np
+from grape_episodes import contract
+
+from grape_sim.objects import OBJECTS
+from grape_sim.scene import CAMERA
+
+# Values of the mask image.
+BACKGROUND_ID, ARM_ID, FINGERS_ID = 0, 1, 2
+OBJECT_IDS: dict[str, int] = {name: 3 + index for index, name in enumerate(OBJECTS)}
+_FLAGS_OFF = (
+    mujoco.mjtRndFlag.mjRND_SHADOW,
+    mujoco.mjtRndFlag.mjRND_REFLECTION,
+    mujoco.mjtRndFlag.mjRND_SKYBOX,
+)
+_MAX_DEPTH_MM = 65535
+
+
+class CameraRenderer:
+    """Renders the contract's camera of one model; close it when done."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        camera = contract.camera()
+        try:
+            self._renderer = mujoco.Renderer(model, camera.height, camera.width)
+        except Exception as error:
+            raise RuntimeError(
+                f"MuJoCo cannot open an off-screen OpenGL context (MUJOCO_GL={os.environ['MUJOCO_GL']}): "
+                f"{error}. "
+                "Install EGL with: sudo apt-get install libegl1 libgl1-mesa-dri"
+            ) from error
+        self._mask_ids = _geom_mask_ids(model)
+
+    def colour(self, data: mujoco.MjData) -> np.ndarray:
+        """Return RGB (H, W, 3) uint8."""
+        self._update(data)
+        return self._renderer.render()
+
+    def depth(self, data: mujoco.MjData) -> np.ndarray:
+        """Return the distance along the optical axis in mm, (H, W) uint16; 0 where nothing was hit."""
+        self._renderer.enable_depth_rendering()
+        try:
+            self._update(data)
+            millimetres = np.rint(self._renderer.render() * 1000.0)
+        finally:
+            self._renderer.disable_depth_rendering()
+        return np.where(millimetres < _MAX_DEPTH_MM, millimetres, 0).astype(np.uint16)
+
+    def masks(self, data: mujoco.MjData) -> np.ndarray:
+        """Return (H, W) uint8 with the id of what each pixel shows: see ``OBJECT_IDS``."""
+        self._renderer.enable_segmentation_rendering()
+        try:
+            self._update(data)
+            geom_ids = self._renderer.render()[:, :, 0]
+        finally:
+            self._renderer.disable_segmentation_rendering()
+        return self._mask_ids[geom_ids]
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
+        self._renderer.close()
+
+    def _update(self, data: mujoco.MjData) -> None:
+        self._renderer.update_scene(data, camera=CAMERA)
+        for flag in _FLAGS_OFF:
+            self._renderer.scene.flags[flag] = False
+
+
+def _geom_mask_ids(model: mujoco.MjModel) -> np.ndarray:
+    """Map geom id to mask id; index -1 (no geom) falls on the last entry, which is the background."""
+    ids = np.zeros(model.ngeom + 1, dtype=np.uint8)
+    for geom in range(model.ngeom):
+        body = model.body(model.geom_bodyid[geom]).name
+        if body in OBJECT_IDS:
+            ids[geom] = OBJECT_IDS[body]
+        elif body.startswith("wx250s/"):
+            ids[geom] = FINGERS_ID if "finger_link" in body else ARM_ID
+    return ids
