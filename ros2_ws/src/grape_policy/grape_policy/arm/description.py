@@ -1,0 +1,132 @@
+"""What the controller must know of one arm: joints, limits, home, gripper, workspace; read from YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+class DescriptionError(ValueError):
+    """A robot description is missing or wrong; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """Bounds of one action in m and rad: shortened beyond the first two, refused beyond ``refuse_*``."""
+
+    translation: float
+    rotation: float
+    refuse_translation: float
+    refuse_rotation: float
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """One finger's travel in metres and its speed limit in m/s; ``joint`` is the name in joint states."""
+
+    joint: str
+    closed: float
+    open: float
+    velocity: float
+
+    def metres(self, fraction: float) -> float:
+        """Return the finger position (m) of an opening ``fraction``, 0 closed .. 1 open."""
+        return self.closed + fraction * (self.open - self.closed)
+
+    def fraction(self, metres: float) -> float:
+        """Return the opening fraction, 0 closed .. 1 open, of a finger position (m)."""
+        return (metres - self.closed) / (self.open - self.closed)
+
+
+@dataclass(frozen=True)
+class RobotDescription:
+    """One arm. Arrays have one number per joint (rad, rad/s, rad/s²) or per axis of the base frame (m)."""
+
+    name: str
+    joints: tuple[str, ...]
+    lower: FloatArray
+    upper: FloatArray
+    velocity: FloatArray
+    acceleration: FloatArray
+    home: FloatArray
+    gripper: Gripper
+    workspace_lower: FloatArray
+    workspace_upper: FloatArray
+    step: StepLimits
+    base_frame: str
+    end_effector_frame: str
+
+    def __post_init__(self) -> None:
+        for field in ("lower", "upper", "velocity", "acceleration", "home"):
+            self._require(getattr(self, field).shape == (len(self.joints),), f"{field}: one number per joint")
+        self._require(bool(np.all(self.lower < self.upper)), "limits: lower must be below upper")
+        self._require(bool(np.all(self.velocity > 0) and np.all(self.acceleration > 0)), "limits must be > 0")
+        inside = np.all(self.home >= self.lower) and np.all(self.home <= self.upper)
+        self._require(bool(inside), "home: outside the joint limits")
+        self._require(bool(np.all(self.workspace_lower < self.workspace_upper)), "workspace: lower < upper")
+        self._require(self.gripper.closed < self.gripper.open, "gripper: closed must be below open")
+
+    def _require(self, condition: bool, what: str) -> None:
+        if not condition:
+            raise DescriptionError(f"{self.name}.yaml: {what}; correct the robot description")
+
+    @property
+    def joint_state_names(self) -> tuple[str, ...]:
+        """The arm joints followed by the gripper joint, the order of every joint state and command."""
+        return (*self.joints, self.gripper.joint)
+
+
+def _array(values: list[float]) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    array.setflags(write=False)
+    return array
+
+
+def parse_description(data: dict[str, Any]) -> RobotDescription:
+    """Build the description from the YAML file's content.
+
+    Raises:
+        DescriptionError: a field is missing or inconsistent.
+    """
+    try:
+        limits, workspace, frames = data["limits"], data["workspace"], data["frames"]
+        return RobotDescription(
+            name=data["name"],
+            joints=tuple(data["joints"]),
+            lower=_array(limits["lower"]),
+            upper=_array(limits["upper"]),
+            velocity=_array(limits["velocity"]),
+            acceleration=_array(limits["acceleration"]),
+            home=_array(data["home"]),
+            gripper=Gripper(**data["gripper"]),
+            workspace_lower=_array(workspace["lower"]),
+            workspace_upper=_array(workspace["upper"]),
+            step=StepLimits(**data["step"]),
+            base_frame=frames["base"],
+            end_effector_frame=frames["end_effector"],
+        )
+    except (KeyError, TypeError) as error:
+        raise DescriptionError(
+            f"robot description: missing or unknown field {error}; see wx250s.yaml"
+        ) from error
+
+
+@cache
+def load_description(name: str = "wx250s") -> RobotDescription:
+    """Return the shipped description ``name``.
+
+    Raises:
+        DescriptionError: there is no such description, or it is wrong.
+    """
+    path = files("grape_policy.arm").joinpath(f"{name}.yaml")
+    if not path.is_file():
+        raise DescriptionError(f"no robot description {name!r}; known: wx250s")
+    return parse_description(yaml.safe_load(path.read_text(encoding="utf-8")))

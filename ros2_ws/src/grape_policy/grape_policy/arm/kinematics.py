@@ -1,0 +1,127 @@
+"""Forward and inverse kinematics of the arm on a MuJoCo model without geometry.
+
+Inverse kinematics is damped least squares with joint limits (Buss 2004, "Introduction to inverse kinematics
+with Jacobian transpose, pseudoinverse and damped least squares methods"), started at the present joints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from .description import FloatArray, RobotDescription
+from .model import END_EFFECTOR_SITE, arm_spec
+
+POSITION_TOLERANCE = 1e-4  # m
+ROTATION_TOLERANCE = 5e-4  # rad
+_MAX_ITERATIONS = 30
+_DAMPING = 1e-5  # small: far from singular poses it must not slow convergence
+_MAX_JOINT_STEP = 0.4  # rad an iteration, keeps the solver in the branch it started in
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Position (3,) in m and unit quaternion xyzw (4,) of the end effector in the base frame."""
+
+    position: FloatArray
+    quaternion: FloatArray
+
+
+@dataclass(frozen=True)
+class InverseResult:
+    """Joints (6,) in rad, what is left of the error (m, rad), and whether it is within tolerance."""
+
+    joints: FloatArray
+    position_error: float
+    rotation_error: float
+    iterations: int
+
+    @property
+    def converged(self) -> bool:
+        """Whether the joints reach the pose to 0.1 mm and 0.03 degrees."""
+        return self.position_error <= POSITION_TOLERANCE and self.rotation_error <= ROTATION_TOLERANCE
+
+
+class ArmKinematics:
+    """Kinematics of one arm; holds scratch memory, so each thread needs its own."""
+
+    def __init__(self, description: RobotDescription) -> None:
+        self._description = description
+        spec = arm_spec()
+        for geom in list(spec.geoms):
+            spec.delete(geom)
+        self._model = spec.compile()
+        self._data = mujoco.MjData(self._model)
+        joints = [self._model.joint(name) for name in description.joints]
+        self._qpos = np.array([joint.qposadr[0] for joint in joints])
+        self._dofs = np.array([joint.dofadr[0] for joint in joints])
+        self._site = self._model.site(END_EFFECTOR_SITE).id
+        self._jacobian = np.zeros((6, self._model.nv))
+        self._quaternion, self._inverse, self._difference = np.zeros(4), np.zeros(4), np.zeros(4)
+
+    def forward(self, joints: FloatArray) -> Pose:
+        """Return the end effector's pose at ``joints`` (6,) rad."""
+        self._place(joints)
+        position = self._data.site_xpos[self._site].copy()
+        mujoco.mju_mat2Quat(self._quaternion, self._data.site_xmat[self._site])
+        return Pose(position, self._quaternion[[1, 2, 3, 0]])
+
+    def inverse(self, pose: Pose, start_joints: FloatArray) -> InverseResult:
+        """Return joints that reach ``pose``, or come near it, searching from ``start_joints`` (6,) rad.
+
+        A pose out of reach is not an error: look at ``converged`` of the result.
+        """
+        limits = self._description
+        joints = np.clip(start_joints, limits.lower, limits.upper)
+        goal = pose.quaternion[[3, 0, 1, 2]]
+        for iteration in range(_MAX_ITERATIONS):
+            self._place(joints)
+            error = self._error(pose.position, goal)
+            result = InverseResult(joints, _norm(error[:3]), _norm(error[3:]), iteration)
+            if result.converged:
+                break
+            step = self._step(error)
+            step *= min(1.0, _MAX_JOINT_STEP / max(float(np.abs(step).max()), 1e-12))
+            joints = np.clip(joints + step, limits.lower, limits.upper)
+        return result
+
+    def _place(self, joints: FloatArray) -> None:
+        self._data.qpos[self._qpos] = joints
+        mujoco.mj_kinematics(self._model, self._data)
+
+    def _error(self, position: FloatArray, goal_wxyz: FloatArray) -> FloatArray:
+        """Return the twist (6,) from the present pose to the goal, in the base frame (m, rad)."""
+        error = np.empty(6)
+        np.subtract(position, self._data.site_xpos[self._site], out=error[:3])
+        mujoco.mju_mat2Quat(self._quaternion, self._data.site_xmat[self._site])
+        mujoco.mju_negQuat(self._inverse, self._quaternion)
+        mujoco.mju_mulQuat(self._difference, goal_wxyz, self._inverse)
+        mujoco.mju_quat2Vel(error[3:], self._difference, 1.0)
+        return error
+
+    def _step(self, error: FloatArray) -> FloatArray:
+        """Return the damped least-squares joint step J^T (J J^T + d I)^-1 e."""
+        mujoco.mj_comPos(self._model, self._data)
+        mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
+        jacobian = self._jacobian[:, self._dofs]
+        squared = jacobian @ jacobian.T
+        squared.flat[::7] += _DAMPING
+        return jacobian.T @ np.linalg.solve(squared, error)
+
+
+def _norm(vector: FloatArray) -> float:
+    return float(np.sqrt(vector @ vector))
+
+
+def rotated(rotation_vector: FloatArray, quaternion: FloatArray) -> FloatArray:
+    """Return the quaternion xyzw after a further rotation vector (rad, base frame): exp(r) R."""
+    turned = Rotation.from_rotvec(rotation_vector) * Rotation.from_quat(quaternion)
+    return np.asarray(turned.as_quat(canonical=True))
+
+
+def rotation_between(start: FloatArray, end: FloatArray) -> FloatArray:
+    """Return the rotation vector (rad, base frame) that turns ``start`` into ``end``, both xyzw."""
+    return np.asarray((Rotation.from_quat(end) * Rotation.from_quat(start).inv()).as_rotvec())
