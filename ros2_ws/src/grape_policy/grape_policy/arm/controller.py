@@ -150,7 +150,7 @@ class CartesianController:
         return float(np.clip((now - segment.start_time) / self._interpolation_seconds, 0.0, 1.0))
 
     def _inside(self, translation: FloatArray) -> FloatArray:
-        """Return the translation that ends in the workspace box, on its wall where ``translation`` leads out."""
+        """Return the translation that ends in the workspace box, or on its wall."""
         position = self._target.position
         low, high = self._description.workspace_lower, self._description.workspace_upper
         return np.clip(position + translation, low, high) - position
