@@ -8,7 +8,7 @@ setup(
     description="Episodes: write, read, recover, catalogue, export; no ROS needed.",
     license="Apache-2.0",
     packages=find_packages(exclude=["test"]),
-    package_data={"": ["*.yaml", "*.json", "*.html", "*.xml", "py.typed"]},
+    package_data={"": ["*.yaml", "*.msg", "*.json", "*.html", "*.xml", "py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/grape_episodes"]),
         ("share/grape_episodes", ["package.xml"]),

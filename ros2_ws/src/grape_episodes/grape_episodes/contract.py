@@ -1,4 +1,4 @@
-"""The contract: every topic, service, action, frame and camera number of the stack, read from one YAML file."""
+"""The contract: every topic, service, action, frame and camera number of the stack, from one YAML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Topic:
 
 @dataclass(frozen=True)
 class Camera:
-    """The fixed RGB-D camera: image size (px), pinhole K (3, 3), pose of the optical frame in the base frame (4, 4)."""
+    """The fixed RGB-D camera: size (px), pinhole K (3, 3), pose of the optical frame in the base (4, 4)."""
 
     width: int
     height: int
