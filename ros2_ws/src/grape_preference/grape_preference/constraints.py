@@ -1,0 +1,199 @@
+"""Stage files: the stages of a task and their constraints, as checked data.
+
+A stage file is YAML (or JSON); ``stages/schema.json`` gives its structure.
+Errors name the file, the stage, the constraint and the column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from grape_preference.appearance import appearances
+from grape_preference.expression_syntax import ConstraintError
+from grape_preference.expressions import Expression, parse_expression
+from grape_preference.language_functions import BOOLEAN, BUILT_IN_POINTS, FUNCTIONS, ONE, VARIABLES
+
+KINDS = ("path", "sub_goal", "collision")
+MAX_FILE_BYTES = 64 * 1024
+
+__all__ = [
+    "KINDS",
+    "Constraint",
+    "ConstraintError",
+    "Stage",
+    "StagePlan",
+    "check_expression",
+    "check_file",
+    "plan_for_task",
+    "plan_from_document",
+]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """One term of a stage: ``weight * max(0, expression - threshold)``; a condition counts 1 where false."""
+
+    kind: str
+    expression: Expression
+    weight: float
+    threshold: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: from its start condition (None: the end of the stage before) to its end condition."""
+
+    name: str
+    start: Expression | None
+    end: Expression
+    constraints: tuple[Constraint, ...]
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """All stages of a task; ``sha256`` identifies the data it was read from."""
+
+    task: str
+    keypoints: tuple[str, ...]
+    unreached_cost: float
+    stages: tuple[Stage, ...]
+    sha256: str
+
+
+def check_expression(text: str, keypoints: Iterable[str] | None = None) -> Expression:
+    """Check one expression over ``keypoints`` (default: every declared object); raise ConstraintError."""
+    return parse_expression(text, appearances() if keypoints is None else keypoints)
+
+
+def check_file(path: Path | str) -> StagePlan:
+    """Read and check a stage file; raise ConstraintError with file, stage, constraint and column."""
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConstraintError(f"{path}: cannot be read ({error.strerror})") from None
+    return plan_from_document(_load_yaml(data, path.name), path.name)
+
+
+@cache
+def plan_for_task(task: str) -> StagePlan:
+    """Return the shipped stages of ``task``; raise ConstraintError when there are none."""
+    folder = files("grape_preference").joinpath("stages")
+    known = sorted(
+        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
+    )
+    if task not in known:
+        raise ConstraintError(f"no stages for task {task!r}; there are stages for {', '.join(known)}")
+    return plan_from_document(
+        _load_yaml(folder.joinpath(f"{task}.yaml").read_bytes(), f"{task}.yaml"), f"{task}.yaml"
+    )
+
+
+def plan_from_document(document: object, where: str) -> StagePlan:
+    """Check plain data (from YAML, JSON or a model's answer) and return the plan; raise ConstraintError."""
+    error = best_match(_validator().iter_errors(document))
+    if error is not None:
+        raise ConstraintError(f"{_place(where, document, error.absolute_path)}: {_shorten(error.message)}")
+    assert isinstance(document, dict)
+    keypoints = tuple(document["keypoints"])
+    taken = sorted(set(keypoints) & (FUNCTIONS.keys() | VARIABLES.keys() | BUILT_IN_POINTS.keys()))
+    if taken:
+        raise ConstraintError(
+            f"{where}, keypoints: {taken[0]!r} is a word of the language; choose another name"
+        )
+    stages = tuple(
+        _stage(fields, f"{_stage_place(where, i, fields)}", keypoints)
+        for i, fields in enumerate(document["stages"])
+    )
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+    return StagePlan(document["task"], keypoints, float(document["unreached_cost"]), stages, digest)
+
+
+def _load_yaml(data: bytes, name: str) -> object:
+    if len(data) > MAX_FILE_BYTES:
+        raise ConstraintError(f"{name}: larger than {MAX_FILE_BYTES // 1024} kB")
+    try:
+        # An alias can make a small file expand without bound; a stage file needs none.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader)):
+            raise ConstraintError(f"{name}: YAML aliases (*name) are not allowed")
+        return yaml.safe_load(data)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConstraintError(f"{name}{line}: not YAML ({error.problem})") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ConstraintError):
+            raise
+        raise ConstraintError(f"{name}: not YAML ({_shorten(str(error))})") from None
+
+
+@cache
+def _validator() -> Draft202012Validator:
+    text = files("grape_preference").joinpath("stages/schema.json").read_text(encoding="utf-8")
+    return Draft202012Validator(json.loads(text))
+
+
+def _stage(fields: dict[str, Any], where: str, keypoints: tuple[str, ...]) -> Stage:
+    start = _condition(fields["start"], f"{where}, start", keypoints) if "start" in fields else None
+    end = _condition(fields["end"], f"{where}, end", keypoints)
+    constraints = tuple(
+        _constraint(item, f"{where}, constraint {number}", keypoints)
+        for number, item in enumerate(fields["constraints"], start=1)
+    )
+    return Stage(fields["name"], start, end, constraints)
+
+
+def _condition(text: str, where: str, keypoints: tuple[str, ...]) -> Expression:
+    expression = _parse(text, where, keypoints)
+    if expression.kind != BOOLEAN:
+        raise ConstraintError(f"{where}: a condition is needed; compare the value with < or >")
+    return expression
+
+
+def _constraint(fields: dict[str, Any], where: str, keypoints: tuple[str, ...]) -> Constraint:
+    expression = _parse(fields["expression"], where, keypoints)
+    unit = str(ONE if expression.kind == BOOLEAN else expression.kind)
+    if fields["unit"] != unit:
+        raise ConstraintError(
+            f"{where}: the unit is declared as {fields['unit']!r} but the expression is in {unit!r}"
+        )
+    return Constraint(fields["kind"], expression, float(fields["weight"]), float(fields["threshold"]), unit)
+
+
+def _parse(text: str, where: str, keypoints: tuple[str, ...]) -> Expression:
+    try:
+        return parse_expression(text, keypoints)
+    except ConstraintError as error:
+        raise ConstraintError(f"{where}, {error}" if error.column else f"{where}: {error}") from None
+
+
+def _stage_place(where: str, index: int, fields: object) -> str:
+    name = fields.get("name") if isinstance(fields, dict) else None
+    return f"{where}, stage {index + 1}" + (f" {name!r}" if isinstance(name, str) else "")
+
+
+def _place(where: str, document: object, path: Iterable[str | int]) -> str:
+    steps = list(path)
+    if len(steps) >= 2 and steps[0] == "stages" and isinstance(document, dict):
+        index = int(steps[1])
+        where, steps = _stage_place(where, index, document["stages"][index]), steps[2:]
+        if len(steps) >= 2 and steps[0] == "constraints":
+            where, steps = f"{where}, constraint {int(steps[1]) + 1}", steps[2:]
+    return ", ".join([where, *map(str, steps)])
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:197] + "..."

@@ -1,0 +1,326 @@
+"""The constraint language's functions and variables: one table for implementation, types and documentation.
+
+Every function is vectorised over the frames of an episode: points come in as (T, 3) arrays, numbers as (T,)
+or scalars, and a (T,) array goes out. Nothing else can be called from an expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from grape_preference.tracks import KeypointTracks
+
+GRASP_REACH = 0.03  # m, from the end effector to the surface of a grasped object's box
+GRASP_CLOSED = 0.85  # share of the opening below which the gripper counts as closed on something
+REST_TOLERANCE = 0.02  # m, vertical slack of inside() and on_top_of()
+UP = np.array([0.0, 0.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Point:
+    """A tracked point: positions (T, 3) and full box size (3,), metres, base frame."""
+
+    positions: np.ndarray
+    extent: np.ndarray
+
+
+@dataclass
+class Context:
+    """One episode being evaluated; "since the stage began" refers to the frame ``stage_start``."""
+
+    tracks: KeypointTracks
+    stage_start: int = 0
+    cache: dict[object, np.ndarray] = field(default_factory=dict)
+
+    def point(self, name: str) -> Point:
+        """Return a keypoint or ``end_effector``; KeyError when it is not tracked."""
+        if name == "end_effector":
+            return Point(self.tracks.end_effector_positions, np.zeros(3))
+        index = self.tracks.index(name)
+        return Point(self.tracks.positions[:, index], self.tracks.extents[index])
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A physical unit as powers of metre, radian and second."""
+
+    metre: int = 0
+    radian: int = 0
+    second: int = 0
+
+    def __mul__(self, other: Unit) -> Unit:
+        return Unit(self.metre + other.metre, self.radian + other.radian, self.second + other.second)
+
+    def __truediv__(self, other: Unit) -> Unit:
+        return Unit(self.metre - other.metre, self.radian - other.radian, self.second - other.second)
+
+    def __str__(self) -> str:
+        powers = (("m", self.metre), ("rad", self.radian), ("s", self.second))
+        over = "*".join(_power(name, power) for name, power in powers if power > 0)
+        under = "*".join(_power(name, -power) for name, power in powers if power < 0)
+        return (over or "1") + (f"/{under}" if under else "")
+
+
+def _power(name: str, power: int) -> str:
+    return name if power == 1 else f"{name}^{power}"
+
+
+ONE, METRE, RADIAN, SECOND = Unit(), Unit(metre=1), Unit(radian=1), Unit(second=1)
+BOOLEAN, POINT, SAME = (
+    "boolean",
+    "point",
+    "same",
+)  # SAME: a number of any unit, shared by arguments and result
+
+
+@dataclass(frozen=True)
+class Function:
+    """One callable: argument kinds, result kind (a Unit, BOOLEAN or SAME), documentation, implementation."""
+
+    name: str
+    parameters: tuple[tuple[str, str], ...]
+    result: Unit | str
+    doc: str
+    evaluate: Callable[..., np.ndarray]
+    variadic: bool = False
+    since_stage_start: bool = False
+
+
+def _norm(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    cross = _norm(np.cross(a, b))
+    return np.arctan2(cross, (a * b).sum(axis=-1))
+
+
+def _distance(_: Context, a: Point, b: Point) -> np.ndarray:
+    return _norm(a.positions - b.positions)
+
+
+def _horizontal_distance(_: Context, a: Point, b: Point) -> np.ndarray:
+    return _norm((a.positions - b.positions)[:, :2])
+
+
+def _height(_: Context, a: Point) -> np.ndarray:
+    return a.positions[:, 2].copy()
+
+
+def _lift(_: Context, a: Point) -> np.ndarray:
+    return a.positions[:, 2] - a.positions[0, 2]
+
+
+def _height_above(_: Context, a: Point, b: Point) -> np.ndarray:
+    return a.positions[:, 2] - b.positions[:, 2]
+
+
+def _clearance(_: Context, a: Point, b: Point) -> np.ndarray:
+    gap = np.abs(a.positions - b.positions) - (a.extent + b.extent) / 2
+    return _norm(np.maximum(gap, 0.0)) + np.minimum(gap.max(axis=-1), 0.0)
+
+
+def _alignment(_: Context, a: Point, b: Point) -> np.ndarray:
+    return _angle(a.positions - b.positions, UP)
+
+
+def approach_axes(context: Context) -> np.ndarray:
+    """Return the unit approach direction (T, 3) of the gripper, its own x axis in the base frame."""
+    axes: np.ndarray = Rotation.from_quat(context.tracks.end_effector_quaternions).apply([1.0, 0.0, 0.0])
+    return axes
+
+
+def _approach_direction(context: Context, a: Point) -> np.ndarray:
+    return _angle(approach_axes(context), a.positions - context.tracks.end_effector_positions)
+
+
+def _gripper_tilt(context: Context) -> np.ndarray:
+    return _angle(approach_axes(context), -UP)
+
+
+def _steps(a: Point) -> np.ndarray:
+    return np.diff(a.positions, axis=0, prepend=a.positions[:1])
+
+
+def _path_length(context: Context, a: Point) -> np.ndarray:
+    travelled = np.cumsum(_norm(_steps(a)))
+    return np.maximum(travelled - travelled[context.stage_start], 0.0)
+
+
+def _displacement(context: Context, a: Point) -> np.ndarray:
+    return _norm(a.positions - a.positions[context.stage_start])
+
+
+def _periods(context: Context) -> np.ndarray:
+    return np.diff(context.tracks.times, prepend=context.tracks.times[0] - 1.0)
+
+
+def _speed(context: Context, a: Point) -> np.ndarray:
+    return _norm(_steps(a)) / _periods(context)
+
+
+def _smoothness(context: Context, a: Point) -> np.ndarray:
+    velocity = _steps(a) / _periods(context)[:, None]
+    change = np.diff(velocity, axis=0, prepend=velocity[:1])
+    return _norm(change) / _periods(context)
+
+
+def _grasped(context: Context, a: Point) -> np.ndarray:
+    gap = np.abs(a.positions - context.tracks.end_effector_positions) - a.extent / 2
+    near = _norm(np.maximum(gap, 0.0)) <= GRASP_REACH
+    return near & (context.tracks.gripper < GRASP_CLOSED)
+
+
+def _above_footprint(a: Point, b: Point) -> np.ndarray:
+    offset = np.abs(a.positions - b.positions)[:, :2]
+    return (offset <= b.extent[:2] / 2).all(axis=-1)
+
+
+def _inside(_: Context, a: Point, b: Point) -> np.ndarray:
+    top = b.positions[:, 2] + b.extent[2] / 2
+    bottom = a.positions[:, 2] - a.extent[2] / 2
+    return _above_footprint(a, b) & (bottom <= top + REST_TOLERANCE / 2)
+
+
+def _on_top_of(_: Context, a: Point, b: Point) -> np.ndarray:
+    gap = a.positions[:, 2] - b.positions[:, 2] - (a.extent[2] + b.extent[2]) / 2
+    return _above_footprint(a, b) & (np.abs(gap) <= REST_TOLERANCE)
+
+
+def _minimum(_: Context, *values: np.ndarray) -> np.ndarray:
+    return np.minimum.reduce(np.broadcast_arrays(*values))
+
+
+def _maximum(_: Context, *values: np.ndarray) -> np.ndarray:
+    return np.maximum.reduce(np.broadcast_arrays(*values))
+
+
+_A, _AB = (("a", POINT),), (("a", POINT), ("b", POINT))
+_TABLE = (
+    Function("distance", _AB, METRE, "Straight distance between the two centres.", _distance),
+    Function(
+        "horizontal_distance", _AB, METRE, "Distance seen from above, heights ignored.", _horizontal_distance
+    ),
+    Function("height", _A, METRE, "Height of the centre above the table top.", _height),
+    Function("lift", _A, METRE, "Height gained since the episode's first frame.", _lift),
+    Function(
+        "height_above", _AB, METRE, "Height of a's centre over b's centre; negative below it.", _height_above
+    ),
+    Function(
+        "clearance",
+        _AB,
+        METRE,
+        "Gap between the two bounding boxes; negative is the overlap's depth.",
+        _clearance,
+    ),
+    Function(
+        "alignment",
+        _AB,
+        RADIAN,
+        "Angle of the line from b to a off the vertical; 0: a is straight above b.",
+        _alignment,
+    ),
+    Function(
+        "approach_direction",
+        _A,
+        RADIAN,
+        "Angle between the gripper's approach axis and the line to a.",
+        _approach_direction,
+    ),
+    Function(
+        "gripper_tilt",
+        (),
+        RADIAN,
+        "Angle between the gripper's approach axis and straight down.",
+        _gripper_tilt,
+    ),
+    Function(
+        "path_length",
+        _A,
+        METRE,
+        "Way travelled by a since the stage began.",
+        _path_length,
+        since_stage_start=True,
+    ),
+    Function(
+        "displacement",
+        _A,
+        METRE,
+        "Straight distance of a from where it was when the stage began.",
+        _displacement,
+        since_stage_start=True,
+    ),
+    Function("speed", _A, METRE / SECOND, "Speed of a, from the frame before.", _speed),
+    Function(
+        "smoothness",
+        _A,
+        METRE / (SECOND * SECOND),
+        "Size of a's change of velocity per second; 0: smooth.",
+        _smoothness,
+    ),
+    Function(
+        "grasped",
+        _A,
+        BOOLEAN,
+        f"The gripper is under {GRASP_CLOSED:.0%} open and at most {GRASP_REACH * 100:g} cm from a's box.",
+        _grasped,
+    ),
+    Function(
+        "inside", _AB, BOOLEAN, "a's centre is over b's footprint and a's bottom is below b's rim.", _inside
+    ),
+    Function(
+        "on_top_of",
+        _AB,
+        BOOLEAN,
+        f"a's centre is over b's footprint and a's bottom within {REST_TOLERANCE * 100:g} cm of b's top.",
+        _on_top_of,
+    ),
+    Function("abs", (("x", SAME),), SAME, "Absolute value.", lambda _, x: np.abs(x)),
+    Function(
+        "min",
+        (("x", SAME), ("y", SAME)),
+        SAME,
+        "The smallest argument, frame by frame.",
+        _minimum,
+        variadic=True,
+    ),
+    Function(
+        "max",
+        (("x", SAME), ("y", SAME)),
+        SAME,
+        "The largest argument, frame by frame.",
+        _maximum,
+        variadic=True,
+    ),
+)
+FUNCTIONS: dict[str, Function] = {function.name: function for function in _TABLE}
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A named quantity without arguments."""
+
+    name: str
+    unit: Unit
+    doc: str
+    evaluate: Callable[[Context], np.ndarray]
+
+
+VARIABLES: dict[str, Variable] = {
+    variable.name: variable
+    for variable in (
+        Variable("gripper", ONE, "Opening of the gripper, 0 closed to 1 open.", lambda c: c.tracks.gripper),
+        Variable("time", SECOND, "Time since the episode's first frame.", lambda c: c.tracks.times),
+        Variable(
+            "stage_time",
+            SECOND,
+            "Time since the stage began.",
+            lambda c: c.tracks.times - c.tracks.times[c.stage_start],
+        ),
+    )
+}
+BUILT_IN_POINTS = {"end_effector": "The point between the finger tips, from the joint states."}
