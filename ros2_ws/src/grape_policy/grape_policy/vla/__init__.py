@@ -1,0 +1,1 @@
+"""OpenVLA at any size, without ROS and without remote code."""

@@ -1,0 +1,281 @@
+"""Checkpoint folders: read them with suspicion and in little memory, write them whole.
+
+A folder holds ``config.json``, ``model.safetensors`` (or shards with ``model.safetensors.index.json``),
+``tokenizer.json``, ``dataset_statistics.json`` (or ``norm_stats`` in the config) and ``preprocessor_config.json``:
+the layout of the published OpenVLA and GRAPE checkpoints. Only safetensors and JSON are ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from grape_policy.vla.adapter import Adapter, read_adapter
+from grape_policy.vla.config import ConfigError, VlaConfig
+from grape_policy.vla.errors import CheckpointError
+from grape_policy.vla.model import OpenVla
+from grape_policy.vla.preprocess import Preprocessor
+from grape_policy.vla.statistics import ActionStatistics, StatisticsError
+from grape_policy.vla.tokenizer import VlaTokenizer
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+STATISTICS = "dataset_statistics.json"
+PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass
+class Checkpoint:
+    """A loaded checkpoint: the model in evaluation mode and all that is needed to use it."""
+
+    model: OpenVla
+    config: VlaConfig
+    tokenizer: VlaTokenizer
+    statistics: dict[str, ActionStatistics]
+    preprocessor: Preprocessor
+    version: str
+
+
+def unused_tensor(config: VlaConfig, name: str) -> bool:
+    """Say whether ``name`` is a published tensor that the forward never uses (last block, norm, pooling)."""
+    for tower, place in zip(config.towers, ("featurizer", "fused_featurizer"), strict=True):
+        prefix = f"vision_backbone.{place}."
+        if name.startswith(
+            tuple(prefix + part for part in (f"blocks.{tower.depth - 1}.", "norm.", "attn_pool."))
+        ):
+            return True
+    return name.endswith("rotary_emb.inv_freq")
+
+
+def load_checkpoint(
+    folder: Path | str,
+    adapter: Path | str | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Checkpoint:
+    """Load a checkpoint folder, with a LoRA adapter folder merged into it when one is given.
+
+    Weights are read tensor by tensor: peak memory is the weights in ``dtype`` and one tensor more.
+
+    Raises:
+        CheckpointError: something is missing, extra, mis-shaped, not finite, pickled or unreadable; its
+            ``problems`` lists all of it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(folder, ["no such folder"])
+    config = read_config(folder)
+    preprocessor, tokenizer, statistics = _read_small_files(folder, config)
+    with torch.device("meta"):
+        model = OpenVla(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    places = check_weights(folder, shapes, lambda name: unused_tensor(config, name))
+    lora = read_adapter(Path(adapter), shapes, lambda name: unused_tensor(config, name)) if adapter else None
+    _fill(model, places, lora, dtype, device)
+    paths = [folder, Path(adapter)] if adapter else [folder]
+    name = Path(adapter).name if adapter else config.name
+    return Checkpoint(model, config, tokenizer, statistics, preprocessor, version_of(name, paths))
+
+
+def read_config(folder: Path) -> VlaConfig:
+    """Read ``config.json``.
+
+    Raises:
+        CheckpointError: it is missing or describes no model of ours.
+    """
+    try:
+        return VlaConfig.from_dict(_read_json(folder / "config.json"), name=folder.resolve().name)
+    except (ConfigError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(folder, [f"config.json: {error}"]) from error
+
+
+def _read_small_files(
+    folder: Path, config: VlaConfig
+) -> tuple[Preprocessor, VlaTokenizer, dict[str, ActionStatistics]]:
+    problems: list[str] = []
+
+    def attempt(read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            return None
+
+    preprocessor = attempt(lambda: Preprocessor.from_dict(_read_json(folder / "preprocessor_config.json")))
+    tokenizer = attempt(lambda: VlaTokenizer.from_file(folder / "tokenizer.json", config.prompt_style))
+    statistics = attempt(lambda: read_statistics(folder, config))
+    if preprocessor is not None and preprocessor.image_size != config.towers[0].image_size:
+        problems.append(
+            f"preprocessor_config.json is for {preprocessor.image_size} px images, the towers are not"
+        )
+    if problems:
+        raise CheckpointError(folder, problems)
+    return preprocessor, tokenizer, statistics
+
+
+def read_statistics(folder: Path, config: VlaConfig) -> dict[str, ActionStatistics]:
+    """Read all action statistics, from ``dataset_statistics.json`` or else from the config's ``norm_stats``.
+
+    Raises:
+        StatisticsError: there are none, or they are malformed.
+    """
+    path = folder / STATISTICS
+    document = _read_json(path) if path.exists() else config.norm_stats
+    if not isinstance(document, Mapping) or not document:
+        raise StatisticsError(f"no action statistics: neither {STATISTICS} nor norm_stats in config.json")
+    return {key: ActionStatistics.from_dict(entry, key) for key, entry in document.items()}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
+
+
+def check_weights(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], ignored: Callable[[str], bool]
+) -> dict[str, Path]:
+    """Compare the headers of the weight files with ``shapes``; return the file of each wanted tensor.
+
+    Raises:
+        CheckpointError: tensors are missing, extra, mis-shaped, not floating point, or weights are pickled.
+    """
+    problems = [
+        f"pickled file {p.name}: remove it" for p in sorted(folder.iterdir()) if p.suffix in PICKLE_SUFFIXES
+    ]
+    places: dict[str, Path] = {}
+    for path in _weight_files(folder, problems):
+        for name, shape, kind in _header(path, problems):
+            if name in places:
+                problems.append(f"twice: {name}")
+            if name not in shapes and not ignored(name):
+                problems.append(f"extra: {name}")
+            elif name in shapes and (shape != shapes[name] or kind not in FLOAT_TYPES):
+                problems.append(
+                    f"shape or type: {name} is {shape} {kind}, needed {shapes[name]} floating point"
+                )
+            if name in shapes:
+                places[name] = path
+    problems += [f"missing: {name}" for name in shapes if name not in places]
+    if problems:
+        raise CheckpointError(folder, problems)
+    return places
+
+
+def _weight_files(folder: Path, problems: list[str]) -> list[Path]:
+    if not (folder / INDEX).exists():
+        return [folder / WEIGHTS]
+    try:
+        names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problems.append(f"{INDEX}: {type(error).__name__} {error}")
+        return []
+    outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    problems += [f"{INDEX} names {name!r}, which is no safetensors file of this folder" for name in outside]
+    return [folder / name for name in names if name not in outside]
+
+
+def _header(path: Path, problems: list[str]) -> list[tuple[str, tuple[int, ...], str]]:
+    """Return name, shape and dtype of every tensor of a file without reading their data."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            views = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
+            return [(name, tuple(view.get_shape()), view.get_dtype()) for name, view in views.items()]
+    except (OSError, SafetensorError) as error:
+        problems.append(f"{path.name}: {error}")
+        return []
+
+
+def _fill(
+    model: OpenVla, places: Mapping[str, Path], adapter: Adapter | None, dtype: torch.dtype, device: str
+) -> None:
+    """Put the tensors into a model that was built on the meta device."""
+    bad = []
+    for name, path in places.items():
+        # A file is opened per tensor: its mapped pages are let go again, so that memory holds one tensor more.
+        with safe_open(path, framework="pt") as handle:
+            tensor = handle.get_tensor(name).to(dtype, copy=True)
+        if adapter is not None:
+            tensor = adapter.merge(name, tensor)
+        if not bool(torch.isfinite(tensor).all()):
+            bad.append(f"NaN or infinity: {name}")
+        _assign(model, name, tensor.to(device))
+    if bad:
+        raise CheckpointError(next(iter(places.values())).parent, bad)
+    decoder = model.language_model.model
+    decoder.rotary_emb = type(decoder.rotary_emb)(model.language_model.config).to(device)
+    model.eval()
+
+
+def _assign(model: OpenVla, name: str, tensor: Tensor) -> None:
+    place, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(place), leaf, torch.nn.Parameter(tensor))
+
+
+def version_of(name: str, folders: Iterable[Path]) -> str:
+    """Return ``<name>-<8 hex>`` of the content of all safetensors and JSON files but ``MANIFEST.json``."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            if path.suffix in (".safetensors", ".json") and path.name != "MANIFEST.json":
+                digest.update(path.name.encode())
+                with path.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"{name}-{digest.hexdigest()[:8]}"
+
+
+def save_checkpoint(
+    folder: Path | str,
+    model: OpenVla,
+    tokenizer: VlaTokenizer,
+    statistics: Mapping[str, ActionStatistics],
+    preprocessor: Preprocessor,
+    *,
+    max_shard_size: str = "5GB",
+) -> str:
+    """Write a checkpoint folder and return its version; an older folder of that name is replaced at the end.
+
+    The weights keep the dtype they have in ``model``. Nothing half-written is ever visible under ``folder``.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        entries = {key: value.to_dict() for key, value in statistics.items()}
+        _write_json(draft / "config.json", model.config.to_dict())
+        _write_json(draft / STATISTICS, entries)
+        _write_json(draft / "preprocessor_config.json", preprocessor.to_dict())
+        (draft / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+        weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+        save_torch_state_dict(weights, draft, max_shard_size=max_shard_size)
+        draft.chmod(0o755)
+        _swap(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return version_of(model.config.name, [folder])
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def _swap(draft: Path, folder: Path) -> None:
+    """Put ``draft`` in the place of ``folder`` by renaming."""
+    old = draft.with_name(draft.name + ".old")
+    if folder.exists():
+        folder.replace(old)
+    draft.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
