@@ -89,6 +89,11 @@ class CartesianController:
         """The commanded gripper position, metres of one finger."""
         return self._gripper_goal
 
+    @property
+    def still(self) -> bool:
+        """Whether the commanded joints stand still on their goal."""
+        return bool(np.all(self._limiter.velocity == 0.0) and np.all(self._limiter.position == self._goal))
+
     def command(self, action: ArrayLike, now: float) -> None:
         """Accept one action (7,): translation (m), rotation vector (rad), gripper 0..1; ``now`` in seconds.
 

@@ -1,0 +1,1 @@
+"""Arm drivers that speak ROS topics."""
