@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own threads only slow small images down
-
 import mujoco
 import numpy as np
 from grape_episodes import contract
@@ -34,7 +31,7 @@ class CameraRenderer:
             self._renderer = mujoco.Renderer(model, camera.height, camera.width)
         except Exception as error:
             raise RuntimeError(
-                f"MuJoCo cannot open an off-screen OpenGL context (MUJOCO_GL={os.environ['MUJOCO_GL']}): "
+                f"MuJoCo cannot open an off-screen OpenGL context (MUJOCO_GL={os.environ.get('MUJOCO_GL')}): "
                 f"{error}. "
                 "Install EGL with: sudo apt-get install libegl1 libgl1-mesa-dri"
             ) from error
