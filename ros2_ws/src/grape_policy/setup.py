@@ -1,5 +1,7 @@
 """Build description of grape_policy."""
 
+from glob import glob
+
 from setuptools import find_packages, setup
 
 setup(
@@ -12,7 +14,17 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/grape_policy"]),
         ("share/grape_policy", ["package.xml"]),
+        ("share/grape_policy/launch", glob("launch/*.launch.py")),
     ],
+    entry_points={
+        "console_scripts": [
+            "arm_node = grape_policy.nodes.arm_node:main",
+            "collect_node = grape_policy.nodes.collect_node:main",
+            "episode_manager_node = grape_policy.nodes.episode_manager_node:main",
+            "policy_node = grape_policy.nodes.policy_node:main",
+            "recorder_node = grape_policy.nodes.recorder_node:main",
+        ]
+    },
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,

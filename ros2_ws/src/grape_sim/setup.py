@@ -13,6 +13,7 @@ setup(
         ("share/ament_index/resource_index/packages", ["resource/grape_sim"]),
         ("share/grape_sim", ["package.xml"]),
     ],
+    entry_points={"console_scripts": ["sim_node = grape_sim.node:main"]},
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
     zip_safe=False,

@@ -85,6 +85,7 @@ class _Stop:
 def spin(node_factory: Callable[[], Node], arguments: list[str] | None = None) -> int:
     """Run one node until SIGINT or SIGTERM and return the process's exit code.
 
+    The line ``ready`` is printed once the node is: at once, or when its attribute ``ready`` becomes true.
     Start-up errors print one line and return 1.  On the way out the node's ``close()``, when it has one, runs
     while it can still publish; then all is destroyed, because a process that leaves DDS open may abort.
     """
@@ -94,7 +95,11 @@ def spin(node_factory: Callable[[], Node], arguments: list[str] | None = None) -
     try:
         node = node_factory()
         executor.add_node(node)
+        announced = False
         while not stop.requested and rclpy.ok():
+            if not announced and getattr(node, "ready", True):
+                announced = True
+                print("ready", flush=True)
             executor.spin_once(timeout_sec=POLL_SECONDS)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

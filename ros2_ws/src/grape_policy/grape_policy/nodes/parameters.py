@@ -1,8 +1,8 @@
 """One table of parameters per node: declaration, default, bounds and documentation in one place.
 
 A node writes ``PARAMETERS = (Parameter(...), ...)`` and calls ``declare(self, PARAMETERS)``; the manual calls
-``markdown_table(PARAMETERS)`` on the same table.  Parameters are read once at start-up and declared read-only,
-so what ``ros2 param get`` shows is what the node runs with.  Only ``declare`` imports rclpy.
+``markdown_table(PARAMETERS)`` on the same table.  Parameters are read once at start-up and are read-only, so
+what ``ros2 param get`` shows is what the node runs with.  Only ``declare`` imports rclpy.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""ROS domains on this machine: who is on one, and a free one for a run of our own.
+
+Fast DDS binds UDP ports 7400 + 250 x domain + offset (RTPS 2.5, section 9.6.1.1), and Linux lists every bound
+port in /proc/net/udp, so no packet has to be sent to see whether a domain is in use.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PORT_BASE, DOMAIN_GAIN = 7400, 250
+FIRST_UNICAST_OFFSET, LAST_UNICAST_OFFSET = 10, 247  # two ports for each of the domain's participants
+RESERVATION_OFFSET = 249  # no participant ever has it
+OWN_DOMAINS = range(70, 101)  # above 101 the ports reach those Linux gives to clients
+
+
+def participants(domain_id: int) -> int:
+    """Return how many DDS participants on this machine are on the domain."""
+    base = PORT_BASE + DOMAIN_GAIN * domain_id
+    inside = range(base + FIRST_UNICAST_OFFSET, base + LAST_UNICAST_OFFSET + 1, 2)
+    return len(_bound_udp_ports() & set(inside))
+
+
+def _bound_udp_ports() -> set[int]:
+    ports = set()
+    for table in (Path("/proc/net/udp"), Path("/proc/net/udp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            ports.add(int(line.split()[1].rpartition(":")[2], 16))
+    return ports
+
+
+@contextmanager
+def reserved_domain() -> Iterator[int]:
+    """Give a domain nobody on this machine uses, and keep others who ask this way from taking it.
+
+    Raises:
+        OSError: all of our domains are in use.
+    """
+    for domain_id in OWN_DOMAINS:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
+            try:
+                reservation.bind(("127.0.0.1", PORT_BASE + DOMAIN_GAIN * domain_id + RESERVATION_OFFSET))
+            except OSError:
+                continue
+            if participants(domain_id) == 0:
+                yield domain_id
+                return
+    raise OSError(
+        f"ROS domains {OWN_DOMAINS.start} to {OWN_DOMAINS.stop - 1} are all in use; "
+        "stop another ROS 2 program, or set ROS_DOMAIN_ID to a free domain"
+    )

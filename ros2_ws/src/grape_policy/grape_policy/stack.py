@@ -1,0 +1,212 @@
+"""The one description of the stack: which nodes run, with which arguments, and what happens when one ends.
+
+It is plain data.  ``launch/run.launch.py`` and ``launch/collect.launch.py`` turn it into launch_ros actions;
+``supervisor`` turns the same data into processes for machines without the launch packages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+
+class StackError(ValueError):
+    """The stack cannot run as asked; the message says which argument or node, why, and what to do."""
+
+
+Value = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of the stack; ``default`` sets its type, ``choices`` is empty when any value will do."""
+
+    name: str
+    default: Value
+    description: str
+    choices: tuple[str, ...] = ()
+    is_path: bool = False
+
+    def parse(self, text: Value) -> Value:
+        """Return ``text`` in the argument's type; paths become absolute.
+
+        Raises:
+            StackError: not of the type, or not among the choices.
+        """
+        try:
+            value = type(self.default)(text)
+        except ValueError:
+            kind = "a whole number" if isinstance(self.default, int) else "a number"
+            raise StackError(f"{self.name}:={text} is not {kind}") from None
+        if self.choices and value not in self.choices:
+            raise StackError(f"{self.name}:={text} is not one of {', '.join(self.choices)}")
+        return str(Path(str(value)).expanduser().absolute()) if self.is_path and value else value
+
+
+@dataclass(frozen=True)
+class NodeDescription:
+    """One node: where it is, its parameters, when it runs and what happens when it ends.
+
+    Attributes:
+        name: node name, e.g. ``arm``.
+        package: ROS package; ``executable`` is its installed program.
+        module: Python module to run in place of the executable; empty for nodes that are not Python.
+        parameters: ROS parameter name -> value; ``{driver}`` stands for the value of the argument ``driver``.
+        namespace: namespace of the node, without the leading slash.
+        only_if: (argument, value): run only when the argument has this value; None: always.
+        required: the stack stops when this node ends for good.
+        respawns: how often it may be started again after it ended by itself.
+        announces_ready: prints the line ``ready`` when it can do its work (all nodes of ours do).
+    """
+
+    name: str
+    package: str
+    executable: str
+    module: str = ""
+    namespace: str = ""
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    only_if: tuple[str, str] | None = None
+    required: bool = True
+    respawns: int = 0
+    announces_ready: bool = True
+
+
+DEFAULT_CHECKPOINT = "checkpoints/grape-small"
+
+ARGUMENTS = (
+    Argument(
+        "driver", "sim", "arm driver: the simulator, or a kinematic arm without physics", ("sim", "mock")
+    ),
+    Argument(
+        "camera", "none", "camera driver to start; none: simulated or already running", ("none", "realsense")
+    ),
+    Argument("checkpoint", DEFAULT_CHECKPOINT, "folder of the policy to load at the start", is_path=True),
+    Argument("episodes_folder", "runs/episodes", "folder that receives one folder per episode", is_path=True),
+)
+
+COLLECT_ARGUMENTS = (
+    Argument("tasks", "carrot_on_plate", "tasks to collect, separated by commas"),
+    Argument("split", "collect", "split of the initial states", ("train", "collect", "eval")),
+    Argument("states", 4, "initial states per task"),
+    Argument("rollouts", 3, "rollouts per initial state"),
+    Argument("temperature", 0.7, "sampling temperature of the policy"),
+    Argument("seed", 0, "seed of the sampling"),
+)
+
+NODES = (
+    # Camera, arm, objects and judge in one: it owns the simulated time and state.
+    NodeDescription("sim", "grape_sim", "sim_node", "grape_sim.node", only_if=("driver", "sim")),
+    # Named so that its topics get the names the contract has for the images.
+    NodeDescription(
+        "camera",
+        "realsense2_camera",
+        "realsense2_camera_node",
+        namespace="camera",
+        parameters={"align_depth.enable": True, "rgb_camera.color_profile": "320x240x30"},
+        only_if=("camera", "realsense"),
+        respawns=3,
+        announces_ready=False,
+    ),
+    NodeDescription(
+        "arm",
+        "grape_policy",
+        "arm_node",
+        "grape_policy.nodes.arm_node",
+        parameters={"driver": "{driver}"},
+    ),
+    NodeDescription(
+        "policy",
+        "grape_policy",
+        "policy_node",
+        "grape_policy.nodes.policy_node",
+        parameters={"checkpoint": "{checkpoint}"},
+        respawns=2,
+    ),
+    NodeDescription(
+        "recorder",
+        "grape_policy",
+        "recorder_node",
+        "grape_policy.nodes.recorder_node",
+        parameters={"episodes_folder": "{episodes_folder}"},
+        respawns=2,
+    ),
+    NodeDescription(
+        "episode_manager",
+        "grape_policy",
+        "episode_manager_node",
+        "grape_policy.nodes.episode_manager_node",
+        parameters={"episodes_folder": "{episodes_folder}"},
+    ),
+)
+
+# Runs one Collect action and ends; with it ends the stack of collect.launch.py.
+COLLECTOR = NodeDescription(
+    "collect",
+    "grape_policy",
+    "collect_node",
+    "grape_policy.nodes.collect_node",
+    parameters={argument.name: "{" + argument.name + "}" for argument in COLLECT_ARGUMENTS},
+    announces_ready=False,
+)
+
+
+def resolve_arguments(
+    given: Mapping[str, Value], table: tuple[Argument, ...] = ARGUMENTS
+) -> dict[str, Value]:
+    """Return the value of every argument of ``table``: the given one or the default.
+
+    Raises:
+        StackError: an unknown name, a wrong type, a value not among the choices, or a wrong combination.
+    """
+    unknown = sorted(set(given) - {argument.name for argument in table})
+    if unknown:
+        known = ", ".join(argument.name for argument in table)
+        raise StackError(f"unknown argument {', '.join(unknown)}; known are {known}")
+    values = {argument.name: argument.parse(given.get(argument.name, argument.default)) for argument in table}
+    if values.get("driver") == "sim" and values.get("camera") == "realsense":
+        raise StackError("driver:=sim renders its own camera; use camera:=none, or another driver")
+    return values
+
+
+def selected_nodes(arguments: Mapping[str, Value]) -> list[NodeDescription]:
+    """Return the nodes that run with these (resolved) arguments, in start order."""
+    return [n for n in NODES if n.only_if is None or arguments[n.only_if[0]] == n.only_if[1]]
+
+
+def filled_parameters(node: NodeDescription, arguments: Mapping[str, Value]) -> dict[str, Value]:
+    """Return the node's parameters with ``{argument}`` replaced by that argument's value."""
+    return {
+        name: arguments[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
+        for name, value in node.parameters.items()
+    }
+
+
+def ros_arguments(node: NodeDescription, arguments: Mapping[str, Value]) -> list[str]:
+    """Return the ``--ros-args`` command line of ``node``; text is quoted so that "1" stays text."""
+    line = ["--ros-args", "-r", f"__node:={node.name}"]
+    if node.namespace:
+        line += ["-r", f"__ns:=/{node.namespace}"]
+    for name, value in filled_parameters(node, arguments).items():
+        line += ["-p", f"{name}:={json.dumps(value)}"]
+    return line
+
+
+def environment() -> dict[str, str]:
+    """Return the variables that every process of the stack needs, clients included; those already set win.
+
+    Local discovery only, a Fast DDS profile whose shared memory holds whole images (the default's 512 kB
+    loses them), rendering without a display, and one thread per process, because all share the cores.
+    """
+    defaults = {
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(files("grape_policy").joinpath("fastdds.xml")),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "MUJOCO_GL": "egl",
+        "LP_NUM_THREADS": "0",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
