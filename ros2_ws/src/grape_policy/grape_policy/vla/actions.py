@@ -27,6 +27,6 @@ class ActionTokenizer:
         return self.vocabulary - np.digitize(np.clip(normalised, -1.0, 1.0), self.bins).astype(np.int64)
 
     def decode(self, token_ids: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Map token ids (..., 7) to bin centres in (-1, 1); ids outside the action range fall on the nearest bin."""
+        """Map token ids (..., 7) to bin centres in (-1, 1); other ids fall on the nearest bin."""
         index = np.clip(self.vocabulary - np.asarray(token_ids) - 1, 0, len(self.centres) - 1)
         return self.centres[index]

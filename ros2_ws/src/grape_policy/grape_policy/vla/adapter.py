@@ -35,7 +35,7 @@ class Adapter:
     scale: float
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
-        """Return ``weight + scale * B A`` for the weight called ``name``; other weights come back unchanged."""
+        """Return ``weight + scale * B A`` for the weight ``name``; other weights come back unchanged."""
         if name not in self.factors:
             return weight
         first, second = (factor.float() for factor in self.factors[name])
@@ -96,7 +96,7 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _target(key: str) -> str:
-    """Return the name of the weight that the adapter tensor ``key`` changes, or "" when it is no LoRA tensor."""
+    """Return the weight that the adapter tensor ``key`` changes, or "" when it is no LoRA tensor."""
     for suffix in (".lora_A.weight", ".lora_B.weight"):
         if key.startswith(PREFIX) and key.endswith(suffix):
             return key[len(PREFIX) : -len(suffix)] + ".weight"

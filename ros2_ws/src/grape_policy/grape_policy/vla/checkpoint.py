@@ -1,8 +1,9 @@
 """Checkpoint folders: read them with suspicion and in little memory, write them whole.
 
 A folder holds ``config.json``, ``model.safetensors`` (or shards with ``model.safetensors.index.json``),
-``tokenizer.json``, ``dataset_statistics.json`` (or ``norm_stats`` in the config) and ``preprocessor_config.json``:
-the layout of the published OpenVLA and GRAPE checkpoints. Only safetensors and JSON are ever read.
+``tokenizer.json``, ``dataset_statistics.json`` (or ``norm_stats`` in the config) and
+``preprocessor_config.json``: the layout of the published OpenVLA and GRAPE checkpoints. Only safetensors and
+JSON are ever read.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def _fill(
     """Put the tensors into a model that was built on the meta device."""
     bad = []
     for name, path in places.items():
-        # A file is opened per tensor: its mapped pages are let go again, so that memory holds one tensor more.
+        # Opened per tensor: the mapped pages are let go again, so that memory holds one tensor more.
         with safe_open(path, framework="pt") as handle:
             tensor = handle.get_tensor(name).to(dtype, copy=True)
         if adapter is not None:

@@ -1,7 +1,7 @@
 """Sizes of one model, read from a checkpoint's ``config.json``.
 
-The same classes describe the released 7B checkpoints (towers given by their timm names), the laptop-size model and
-the test models (towers given by their numbers under the key ``towers``).
+The same classes describe the released 7B checkpoints (towers given by their timm names), the laptop-size
+model and the test models (towers given by their numbers under the key ``towers``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ACTION_DIMENSIONS = 7
 
 
 class ConfigError(ValueError):
-    """A ``config.json`` that does not describe a model this code can build; the message says which key and why."""
+    """A ``config.json`` that describes no model this code can build; the message says which key and why."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def small_config(
 ) -> VlaConfig:
     """Return the laptop-size configuration for a tokenizer of ``text_tokens`` tokens.
 
-    The vocabulary is laid out as OpenVLA's: text, then 256 action ids up to a multiple of 64, then 64 of padding.
-    ``tower_blocks`` counts the blocks that run; ``stem`` "convolution" learns faster from scratch than "patch".
+    The vocabulary is laid out as OpenVLA's: text, then 256 action ids up to a multiple of 64, then 64 of
+    padding. ``tower_blocks`` counts the blocks that run; ``stem`` "convolution" learns faster from scratch.
     """
     vocabulary = -(-(text_tokens + 256) // 64) * 64
     heads = max(1, tower_width // 32)

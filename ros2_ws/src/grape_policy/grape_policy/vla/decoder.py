@@ -1,12 +1,13 @@
 """Decoding of the action tokens over the model's own Llama weights with a fixed-size key-value cache.
 
-Gives the same numbers as the library's Llama and is faster at batch 1: no per-step bookkeeping, query/key/value and
-gate/up as one product each.
+Gives the same numbers as the library's Llama and is faster at batch 1: no per-step bookkeeping; query, key
+and value are one product, gate and up another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from grape_policy.vla.model import OpenVla
 
 
 def _fuse(linears: Sequence[nn.Linear]) -> Tensor:
-    """Return the stacked weights (sum of outputs, inputs); the layers then share that storage, no copy stays."""
+    """Return the stacked weights (sum of outputs, inputs); the layers then share that storage."""
     if not all(type(linear) is nn.Linear for linear in linears):
         raise TypeError("the decoder needs plain linear layers: merge the LoRA adapter into the model first")
     fused = torch.cat([linear.weight.data for linear in linears])
@@ -30,7 +31,7 @@ def _fuse(linears: Sequence[nn.Linear]) -> Tensor:
 class _Layer:
     """One decoder layer's weights and its cache."""
 
-    def __init__(self, layer: nn.Module, heads: tuple[int, int], head_dim: int, eps: float) -> None:
+    def __init__(self, layer: Any, heads: tuple[int, int], head_dim: int, eps: float) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.heads, self.head_dim, self.eps = heads, head_dim, eps
         self.norm1, self.norm2 = layer.input_layernorm.weight.data, layer.post_attention_layernorm.weight.data
@@ -47,7 +48,7 @@ class _Layer:
     def __call__(
         self, x: Tensor, rotation: tuple[Tensor, Tensor], at: Tensor | slice, mask: Tensor | None
     ) -> Tensor:
-        """Map states (B, L, D); ``at`` says where in the cache the L positions stand (slice, or index per row)."""
+        """Map states (B, L, D); ``at``: their places in the cache (slice, or index per row)."""
         batch, length, _ = x.shape
         normed = F.rms_norm(x, self.norm1.shape, self.norm1, self.eps)
         heads, kv_heads = self.heads
@@ -135,7 +136,7 @@ class ActionDecoder:
     def _prefill(
         self, pixel_values: Tensor, prompt_ids: Sequence[Sequence[int]], steps: int
     ) -> tuple[Tensor, Tensor]:
-        """Fill the caches; return the states (B, D) at each row's last prompt position and the sequence lengths."""
+        """Fill the caches; return states (B, D) at each row's last prompt position, and sequence lengths."""
         model, device = self.model, pixel_values.device
         patches = model.project(model.patch_features(pixel_values))
         lengths = torch.tensor([len(prompt) for prompt in prompt_ids], device=device)

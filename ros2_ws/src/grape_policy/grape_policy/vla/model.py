@@ -1,8 +1,8 @@
 """OpenVLA: two vision towers, a projector and a Llama decoder, with the published parameter names.
 
-The decoder reads BOS, the image patches, the rest of the prompt and the action tokens. Rows of a batch may have
-prompts of different lengths: they are padded on the right, where causal attention never looks, so that every row
-gives what it gives alone.
+The decoder reads BOS, the image patches, the rest of the prompt and the action tokens. Rows of a batch may
+have prompts of different lengths: they are padded on the right, where causal attention never looks, so that
+every row gives what it gives alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from grape_policy.vla.vit import VisionTransformer
 
 @dataclass
 class VlaOutput:
-    """What one training forward gives: decoder states and logits only where the action tokens are predicted."""
+    """What one training forward gives; decoder states and logits only where action tokens are predicted."""
 
     patches: Tensor  # (B, N, D) projected patch features
     hidden: Tensor  # (B, T, D) decoder states; [:, 0] is the one at the last prompt position
@@ -59,7 +59,7 @@ class Projector(nn.Module):
 
 def llama_config(text: TextConfig) -> LlamaConfig:
     """Return the library's configuration of our decoder."""
-    return LlamaConfig(
+    config = LlamaConfig(
         vocab_size=text.vocab_size,
         hidden_size=text.hidden_size,
         intermediate_size=text.intermediate_size,
@@ -72,8 +72,9 @@ def llama_config(text: TextConfig) -> LlamaConfig:
         pad_token_id=text.pad_token_id,
         bos_token_id=text.bos_token_id,
         eos_token_id=text.eos_token_id,
-        attn_implementation="sdpa",
     )
+    config._attn_implementation = "sdpa"
+    return config
 
 
 class OpenVla(nn.Module):
@@ -102,7 +103,7 @@ class OpenVla(nn.Module):
     def forward_features(
         self, pixel_values: Tensor, prompt_ids: Sequence[Sequence[int]], token_ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return projected patches (B, N, D) and the decoder states (B, T, D) that predict ``token_ids`` (B, T).
+        """Return projected patches (B, N, D) and the states (B, T, D) that predict ``token_ids`` (B, T).
 
         Args:
             pixel_values: (B, 6, h, w), normalised, from ``Preprocessor``.
@@ -128,7 +129,7 @@ class OpenVla(nn.Module):
         return VlaOutput(patches, hidden, self.language_model.lm_head(hidden).float())
 
     def _pad(self, prompt_ids: Sequence[Sequence[int]], token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return prompts with all but the last action token behind them, padded on the right, and prompt lengths."""
+        """Return prompts and all but the last action token, padded on the right, and the prompt lengths."""
         lengths = torch.tensor([len(prompt) for prompt in prompt_ids])
         steps = token_ids.shape[1] - 1
         ids = torch.full((len(lengths), int(lengths.max()) + steps), self.config.text.pad_token_id)

@@ -1,6 +1,6 @@
 """Numerical parity with OpenVLA's original implementation on a fixture of its outputs.
 
-A fixture holds outputs only: weights and inputs follow a formula of the tensor's place in the sorted list of names.
+A fixture holds outputs only: weights and inputs follow a formula of the tensor's place in the sorted names.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def weight(name: str, shape: tuple[int, ...], k: int) -> torch.Tensor:
 
 
 def parity_model(keys: list[str], weight_phase: int = 0) -> OpenVla:
-    """Build the fixture's model; ``keys`` are the sorted tensor names, whose order gives each tensor its numbers.
+    """Build the fixture's model; the place in ``keys``, the sorted names, gives each tensor its numbers.
 
     Raises:
         ValueError: the names are not those of this model.

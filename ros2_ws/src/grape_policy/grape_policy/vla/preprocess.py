@@ -21,8 +21,8 @@ SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 class Preprocessor:
     """Image preprocessing of one checkpoint (``preprocessor_config.json``).
 
-    ``square_crop`` takes the central square of the camera image first (released checkpoints squash it instead);
-    ``center_crop_area`` is the share of the area kept after that, 0.9 for models trained with random crops.
+    ``square_crop`` takes the central square of the camera image (released checkpoints squash it instead).
+    ``center_crop_area`` is the share of the area kept after that: 0.9 for models trained with random crops.
     """
 
     image_size: int
@@ -97,7 +97,7 @@ class Preprocessor:
         return np.stack([np.asarray(image) for image in resized])
 
     def normalise(self, images: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
-        """Map resized images (B, s, s, 3) uint8 to pixel values (B, 6, s, s) float32, three channels per tower."""
+        """Map resized images (B, s, s, 3) uint8 to pixel values (B, 6, s, s) float32."""
         unit = torch.as_tensor(images).permute(0, 3, 1, 2).float() / 255.0
         means, stds = (
             torch.tensor(v, device=unit.device).reshape(2, 1, 3, 1, 1) for v in (self.means, self.stds)

@@ -1,4 +1,4 @@
-"""Log-probabilities of given action tokens: what SFT and TPO differentiate and what inference must agree with."""
+"""Log-probabilities of given action tokens: what SFT and TPO differentiate and inference must agree with."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from grape_policy.vla.config import ACTION_DIMENSIONS
 
 
 class StatisticsError(ValueError):
-    """Statistics that are missing, of the wrong shape or not finite; the message says which and what to do."""
+    """Statistics that are missing, of the wrong shape or not finite; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ActionStatistics:
         return np.clip(np.where(self.mask, scaled, actions), -1.0, 1.0)
 
     def unnormalise(self, normalised: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map decoded values (..., 7) back to SI units where the mask is true; the others stay as they are."""
+        """Map decoded values (..., 7) to SI units where the mask is true; the others stay as they are."""
         scaled = 0.5 * (normalised + 1.0) * (self.q99 - self.q01) + self.q01
         return np.where(self.mask, scaled, normalised)
 
@@ -80,6 +80,6 @@ def choose_statistics(statistics: Mapping[str, ActionStatistics], key: str | Non
     """
     if key is None and len(statistics) == 1:
         return next(iter(statistics.values()))
-    if key not in statistics:
+    if key is None or key not in statistics:
         raise StatisticsError(f"no action statistics for {key!r}; this checkpoint has {sorted(statistics)}")
     return statistics[key]

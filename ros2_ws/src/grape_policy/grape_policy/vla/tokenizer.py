@@ -36,7 +36,9 @@ class VlaTokenizer:
         missing = [token for token, index in found.items() if index is None]
         if missing:
             raise ValueError(f"tokenizer has no token {missing}; a Llama-style tokenizer.json is needed")
-        self.bos_id, self.eos_id, self.empty_id = found[BOS], found[EOS], found[SPACE]
+        self.bos_id, self.eos_id, self.empty_id = (
+            int(index) for index in found.values() if index is not None
+        )
 
     @classmethod
     def from_file(cls, path: Path, prompt_style: str = "openvla") -> VlaTokenizer:
@@ -61,7 +63,7 @@ class VlaTokenizer:
     def prompt_ids(self, instruction: str) -> list[int]:
         """Return the prompt's ids: BOS first, the lone-space token last.
 
-        OpenVLA was trained with that token before the first action token and adds it when the prompt lacks it.
+        OpenVLA was trained with that token before the first action token; it is added when it is missing.
 
         Raises:
             ValueError: the instruction is empty or longer than 400 characters.
@@ -78,9 +80,9 @@ class VlaTokenizer:
 
 
 def train_tokenizer(instructions: Iterable[str], merges: int = 256) -> VlaTokenizer:
-    """Train a small Llama-style BPE tokenizer: ``<unk> <s> </s>``, 256 bytes, characters, at most ``merges`` words.
+    """Train a small Llama-style BPE tokenizer: ``<unk> <s> </s>``, bytes, characters, ``merges`` merges.
 
-    Words never merge with each other or with punctuation, so that a frequent word is one token in any sentence.
+    Words never merge with each other or with punctuation: a frequent word is one token in any sentence.
     Unknown characters fall back to bytes, so that any text can be encoded.
     """
     corpus = [PROMPTS["openvla"].format_map({"instruction": text.lower()}) for text in instructions]
@@ -95,7 +97,7 @@ def train_tokenizer(instructions: Iterable[str], merges: int = 256) -> VlaTokeni
     tokens = [UNKNOWN, BOS, EOS, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += sorted(learnt["vocab"], key=learnt["vocab"].__getitem__)
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    pairs = [tuple(pair) for pair in learnt["merges"]]
+    pairs = [(first, second) for first, second in learnt["merges"]]
     return VlaTokenizer(_assemble(vocabulary, pairs))
 
 
@@ -108,7 +110,7 @@ def _word_splitter() -> pre_tokenizers.PreTokenizer:
     )
 
 
-def _assemble(vocabulary: dict[str, int], merges: list[tuple[str, ...]]) -> Tokenizer:
+def _assemble(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
     model = models.BPE(vocabulary, merges, unk_token=UNKNOWN, byte_fallback=True, fuse_unk=True)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = _word_splitter()

@@ -1,11 +1,12 @@
 """The two vision transformers, with the parameter names of the published OpenVLA checkpoints.
 
-``featurizer`` is DINOv2-style (class and register tokens, LayerScale), ``fused_featurizer`` is SigLIP-style (patches
-only). Both give the output of their second-to-last block without a final norm, prefix tokens dropped.
+``featurizer`` is DINOv2-style (class and register tokens, LayerScale), ``fused_featurizer`` is SigLIP-style
+(patches only). Both give the output of their second-to-last block, without a final norm and prefix tokens.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -79,7 +80,7 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image to patch tokens: one strided convolution, or a stem of stride-2 convolutions before a smaller one."""
+    """Image to patch tokens: one strided convolution, or stride-2 convolutions before a smaller one."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class PatchEmbed(nn.Module):
             raise ValueError(f"a convolution stem needs a power-of-two patch size, got {config.patch_size}")
         channels = [3] + [max(16, config.width >> (halvings - i)) for i in range(halvings)]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in pairwise(channels):
             layers += [nn.Conv2d(inputs, outputs, 3, 2, 1), nn.GELU()]
         if layers:
             self.stem = nn.Sequential(*layers)
