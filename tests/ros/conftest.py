@@ -1,0 +1,154 @@
+"""Real processes over DDS: a random free domain, a process starter and a probe node."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+DOMAINS = range(62, 101)  # above 101 the ports run into the system's ephemeral ones
+
+
+def _is_free(domain: int) -> bool:
+    """Whether nobody listens on the first participant's port of ``domain`` (RTPS port mapping)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("127.0.0.1", 7400 + 250 * domain + 11))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def ros_environment() -> Iterator[dict[str, str]]:
+    """Environment of every process of the session's graph, also set in this process."""
+    domain = next(d for d in random.sample(DOMAINS, len(DOMAINS)) if _is_free(d))
+    settings = {
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "FASTRTPS_DEFAULT_PROFILES_FILE": str(files("grape_policy").joinpath("fastdds.xml")),
+        "MUJOCO_GL": "egl",
+        "LP_NUM_THREADS": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    before = {key: os.environ.get(key) for key in settings}
+    os.environ.update(settings)
+    yield dict(os.environ)
+    for key, value in before.items():
+        os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+
+
+@pytest.fixture
+def start(ros_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a node as a process, with its parameters as keywords; it is ended after the test."""
+    running: list[subprocess.Popen[str]] = []
+
+    def launch(module: str, **parameters: Any) -> subprocess.Popen[str]:
+        arguments = ["--ros-args"] if parameters else []
+        for key, value in parameters.items():
+            arguments += ["-p", f"{key}:={value}"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], env=ros_environment, text=True, start_new_session=True
+        )
+        running.append(process)
+        return process
+
+    yield launch
+    for process in running:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> int:
+    """Interrupt a process as Ctrl+C does and return its exit code; kill it when it does not end."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+class Probe:
+    """A node of the test: collects topics and calls services by their contract keys."""
+
+    def __init__(self, node: Any, executor: Any) -> None:
+        self.node, self._executor = node, executor
+        self.received: dict[str, list[Any]] = {}
+        self._publishers: dict[str, Any] = {}
+
+    def listen(self, *keys: str) -> None:
+        from grape_policy.nodes import base
+
+        for key in keys:
+            self.received[key] = []
+            base.subscription(self.node, key, self.received[key].append)
+
+    def publish(self, key: str, message: Any) -> None:
+        from grape_policy.nodes import base
+
+        if key not in self._publishers:
+            self._publishers[key] = base.publisher(self.node, key)
+            self.until(lambda: self._publishers[key].get_subscription_count() > 0, 10, f"a reader of {key}")
+        self._publishers[key].publish(message)
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=max(0.0, end - time.monotonic()))
+
+    def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"no {what} within {seconds} s"
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def wait_for(
+        self, key: str, condition: Callable[[Any], bool] = lambda _: True, seconds: float = 15
+    ) -> Any:
+        """Return the first message of ``key``, received from now on or already, that meets ``condition``."""
+        found = SimpleNamespace(message=None)
+
+        def look() -> bool:
+            found.message = next((m for m in self.received[key] if condition(m)), None)
+            return found.message is not None
+
+        self.until(look, seconds, f"message of {key} that fits")
+        return found.message
+
+    def call(self, key: str, seconds: float = 15, **fields: Any) -> Any:
+        from grape_policy.nodes import base
+
+        client = base.client(self.node, key)
+        self.until(client.service_is_ready, seconds, f"service {key}")
+        future = client.call_async(client.srv_type.Request(**fields))
+        self.until(future.done, seconds, f"answer of {key}")
+        self.node.destroy_client(client)
+        return future.result()
+
+
+@pytest.fixture
+def probe(ros_environment: dict[str, str]) -> Iterator[Probe]:
+    """A probe node in its own ROS context."""
+    rclpy = pytest.importorskip("rclpy")
+    from rclpy.executors import SingleThreadedExecutor
+
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(ros_environment["ROS_DOMAIN_ID"]))
+    node = rclpy.create_node("probe", context=context)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    yield Probe(node, executor)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown(context=context)
