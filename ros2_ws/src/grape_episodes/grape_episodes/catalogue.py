@@ -22,8 +22,8 @@ CREATE TABLE IF NOT EXISTS episodes (
 );
 CREATE INDEX IF NOT EXISTS by_group ON episodes (task, initial_state_id);
 """
-_COLUMNS = """episode_id, folder, task, initial_state_id, policy_version, temperature, seed, outcome, success, steps,
-started"""
+_COLUMNS = """episode_id, folder, task, initial_state_id, policy_version, temperature, seed, outcome, success,
+steps, started"""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,11 +99,13 @@ def _decode(recording: _Recording, key: str) -> list[Any]:
 
 def _assemble(manifest: EpisodeManifest, recording: _Recording, folder: Path) -> Episode:
     actions = _actions(manifest, recording, folder)
+    if manifest.outcome == "aborted":
+        actions = _with_later_image(actions, recording)
     stamps = _image_stamps(actions, recording, folder)
     names, joints = _joints(recording, stamps, folder)
     positions, quaternions = _poses(recording, stamps, folder)
     return Episode(
-        manifest=manifest,
+        manifest=dataclasses.replace(manifest, steps=len(actions)),
         images=np.stack([_pixels(recording.images[int(stamp)]) for stamp in stamps]),
         depths=_depths(recording, stamps, folder),
         stamps_ns=stamps,
@@ -122,8 +125,6 @@ def _actions(manifest: EpisodeManifest, recording: _Recording, folder: Path) -> 
     """Return this episode's actions in order; a late one of the episode before is left out."""
     everything = _decode(recording, "action")
     actions = [message for message in everything if message.episode_id == manifest.episode_id]
-    if not actions:
-        raise EpisodeError("The episode has no actions", folder, _LEAVE_OUT)
     if [action.step for action in actions] != list(range(manifest.steps)):
         what = f"The recorded actions are not the steps 0 to {manifest.steps - 1} of the manifest, one each"
         raise EpisodeError(what, folder, _LEAVE_OUT)
@@ -136,8 +137,16 @@ def _actions(manifest: EpisodeManifest, recording: _Recording, folder: Path) -> 
     return actions
 
 
+def _with_later_image(actions: list[Any], recording: _Recording) -> list[Any]:
+    """Return the actions whose effect was seen: a recording cut off may end with one that was not."""
+    final = max(recording.images, default=0)
+    return [action for action in actions if messages.stamp_ns(action.observation_stamp) < final]
+
+
 def _image_stamps(actions: list[Any], recording: _Recording, folder: Path) -> np.ndarray:
     """Return (T+1,) the stamps of the images the actions name, then of the last image."""
+    if not actions:
+        raise EpisodeError("The episode has no actions", folder, _LEAVE_OUT)
     stamps = [messages.stamp_ns(action.observation_stamp) for action in actions]
     for action, stamp in zip(actions, stamps, strict=True):
         if stamp not in recording.images:

@@ -15,7 +15,7 @@ OUTCOMES = ("success", "failure", "stopped", "aborted")
 SOURCES = ("ros", "env")
 
 
-class EpisodeError(Exception):
+class EpisodeError(RuntimeError):
     """An episode cannot be read, written or recovered.
 
     Args:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,6 @@ class EpisodeWriter:
             self._bag = BagWriter(self.part / f"{manifest.episode_id}_0.mcap")
             sync_folder(self.part.parent)
         self._action_topic = contract.topics()["action"].name
-        self._closed = False
         self.steps = 0
 
     def write_raw(self, topic: str, type_name: str, data: bytes, stamp_ns: int) -> None:
@@ -80,12 +80,16 @@ class EpisodeWriter:
             files = {f"{manifest.episode_id}_0.mcap": digest}
             save_manifest(self.part, dataclasses.replace(manifest, files=files))
             publish(self.part, self.folder)
-        self._closed = True
         return self.folder
 
     def abort(self, reason: str) -> Path:
         """Close the episode as aborted; what was recorded is kept."""
         return self.finish(outcome="aborted", success=False, reason=reason)
+
+    def discard(self) -> None:
+        """Delete the episode: for one that never began."""
+        self._bag.discard()
+        shutil.rmtree(self.part, ignore_errors=True)
 
     @contextmanager
     def _disk(self) -> Iterator[None]:

@@ -1,0 +1,251 @@
+"""The recorder: writes every recorded topic of the contract into one folder per episode.
+
+Messages are written as they arrive, serialised; only actions are decoded, to count the steps. Subscriptions
+live as long as the node, so that starting an episode takes no discovery and latched messages are at hand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from grape_episodes import contract
+from grape_episodes.bag import FLUSH_SECONDS
+from grape_episodes.catalogue import Catalogue
+from grape_episodes.manifest import PART_SUFFIX, read_manifest, start_manifest
+from grape_episodes.recovery import recover
+from grape_episodes.types import EpisodeError
+from grape_episodes.writer import EpisodeWriter
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy
+from rclpy.task import Future
+
+from grape_policy.nodes import base
+from grape_policy.nodes.messages import interface_type
+from grape_policy.nodes.parameters import Parameter, declare
+
+PARAMETERS = (
+    Parameter("episodes_folder", "runs/episodes", "folder of all episodes and of their catalogue.sqlite"),
+    Parameter("minimum_free_gigabytes", 1.0, "refuse to record with less free disk space", 0.0, 1e6, "GB"),
+    Parameter(
+        "start_timeout_seconds", 5.0, "wait this long for the first message of each sensor", 0.1, 60.0, "s"
+    ),
+)
+CATALOGUE_NAME = "catalogue.sqlite"
+QUEUE_DEPTH = 50  # a slow disk may hold up writing for this many messages of a topic
+POLL_SECONDS = 0.02
+# An episode has begun when one message of each of these is in the file.
+OBSERVATIONS = ("color_image", "depth_image", "camera_info", "joint_states", "end_effector_pose")
+
+
+class RecorderNode(Node):
+    """Serves start and stop of recordings; one episode at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        self._values = declare(self, PARAMETERS)
+        self._root = Path(self._values.episodes_folder).expanduser().absolute()
+        self._lock = _lock(self._root)
+        self._catalogue = Catalogue(self._root / CATALOGUE_NAME)
+        self._writer: EpisodeWriter | None = None
+        self._failure = ""  # why the open episode can no longer be written
+        self._seen: set[str] = set()
+        self._latched: dict[str, bytes] = {}
+        self._recover_unfinished()
+        recorded = {key: topic for key, topic in contract.topics().items() if topic.recorded}
+        self._inputs = {key: self._subscribe(key, topic) for key, topic in recorded.items()}
+        waiting = ReentrantCallbackGroup()  # messages go on arriving while a start waits for them
+        base.service(self, "start_recording", self._start, callback_group=waiting)
+        base.service(self, "stop_recording", self._stop, callback_group=waiting)
+        self.create_timer(FLUSH_SECONDS, self._flush)
+        self.get_logger().info(f"recording to {self._root}")
+
+    def close(self) -> None:
+        """Close an open episode as aborted."""
+        if self._writer is not None:
+            self._abort("the recorder was shut down")
+        self._lock.close()
+
+    def _subscribe(self, key: str, topic: contract.Topic) -> Any:
+        profile = base.qos_profile(key)
+        latched = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+        profile.depth = max(profile.depth, QUEUE_DEPTH)
+        callback = self._callback(key, topic, latched)
+        return self.create_subscription(interface_type(topic.type), topic.name, callback, profile, raw=True)
+
+    def _callback(self, key: str, topic: contract.Topic, latched: bool) -> Callable[[bytes], None]:
+        def receive(data: bytes) -> None:
+            if latched:
+                self._latched[key] = data
+            if self._writer is not None:
+                self._write(key, topic, data)
+
+        return receive
+
+    def _write(self, key: str, topic: contract.Topic, data: bytes) -> None:
+        assert self._writer is not None
+        if self._failure:
+            return
+        try:
+            self._writer.write_raw(topic.name, topic.type, data, time.time_ns())
+            self._seen.add(key)
+        except EpisodeError as error:
+            self._fail(error)
+
+    def _flush(self) -> None:
+        if self._writer is None or self._failure:
+            return
+        try:
+            self._writer.flush()
+        except EpisodeError as error:
+            self._fail(error)
+
+    def _fail(self, error: EpisodeError) -> None:
+        self._failure = str(error)
+        self.get_logger().error(self._failure)
+
+    async def _start(self, request: Any, response: Any) -> Any:
+        """Open an episode; answer when the first message of every sensor is in it."""
+        writer = None
+        try:
+            writer = self._open(request)
+            missing = await self._when_complete()
+            if self._failure or missing or self._writer is not writer:
+                problem = self._failure or missing or "the recording was stopped while it started"
+                raise EpisodeError(f"Cannot record: {problem}", writer.part, "Check that all nodes run.")
+        except EpisodeError as error:
+            self._drop(writer)
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.path = True, str(writer.folder)
+        return response
+
+    def _open(self, request: Any) -> EpisodeWriter:
+        if self._writer is not None:
+            self._abort("another recording was started")
+        free = shutil.disk_usage(self._root).free / 1e9
+        if free < self._values.minimum_free_gigabytes:
+            needed = self._values.minimum_free_gigabytes
+            what = f"Only {free:.2f} GB of disk space is free, {needed} GB are needed"
+            raise EpisodeError(what, self._root, "Delete old episodes or choose another episodes_folder.")
+        names = (
+            "episode_id",
+            "task",
+            "instruction",
+            "initial_state_id",
+            "policy_version",
+            "temperature",
+            "seed",
+        )
+        manifest = start_manifest(**{name: getattr(request, name) for name in names}, source="ros")
+        self._writer = EpisodeWriter(self._root, manifest)
+        self._failure, self._seen = "", set()
+        for key, data in self._latched.items():
+            self._write(key, contract.topics()[key], data)
+        return self._writer
+
+    def _when_complete(self) -> Future:
+        """Return a future of what is still missing at the time limit; empty as soon as nothing is."""
+        future = Future()
+        deadline = time.monotonic() + self._values.start_timeout_seconds
+
+        def poll() -> None:
+            missing = self._missing()
+            if not missing or self._failure or time.monotonic() > deadline:
+                timer.cancel()
+                self.destroy_timer(timer)
+                future.set_result(missing)
+
+        timer = self.create_timer(POLL_SECONDS, poll)
+        return future
+
+    def _missing(self) -> str:
+        unmatched = [key for key, entry in self._inputs.items() if entry.get_publisher_count() == 0]
+        silent = [key for key in OBSERVATIONS if key not in self._seen and key not in unmatched]
+        parts = []
+        if unmatched:
+            parts.append(f"nothing publishes {', '.join(contract.topics()[key].name for key in unmatched)}")
+        if silent:
+            parts.append(f"no message arrives on {', '.join(contract.topics()[key].name for key in silent)}")
+        return "; ".join(parts)
+
+    def _drop(self, writer: EpisodeWriter | None) -> None:
+        """Delete an episode that never began."""
+        if writer is None or writer is not self._writer:
+            return
+        self._writer = None
+        writer.discard()
+
+    def _stop(self, request: Any, response: Any) -> Any:
+        """Close the episode; answer when it is on disk."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            response.success, response.message = False, "no episode is being recorded"
+            return response
+        response.steps = writer.steps
+        try:
+            if self._failure:
+                raise EpisodeError(self._failure, writer.part, "What was written can be recovered.")
+            names = ("outcome", "success", "grasped", "collisions", "reason")
+            folder = writer.finish(**{name: getattr(request, name) for name in names})
+            self._list(folder)
+        except EpisodeError as error:
+            response.success, response.message = False, str(error)
+            return response
+        response.success, response.path = True, str(folder)
+        return response
+
+    def _abort(self, reason: str) -> None:
+        writer, self._writer = self._writer, None
+        assert writer is not None
+        self.get_logger().warning(f"episode {writer.manifest.episode_id} aborted: {reason}")
+        if self._failure:
+            return  # the disk refused: what is there stays for recovery
+        try:
+            self._list(writer.abort(reason))
+        except EpisodeError as error:
+            self.get_logger().error(str(error))
+
+    def _list(self, folder: Path) -> None:
+        self._catalogue.add(read_manifest(folder), folder)
+
+    def _recover_unfinished(self) -> None:
+        """Recover what a crash of an earlier recorder left behind."""
+        for part in sorted(self._root.glob(f"*{PART_SUFFIX}")):
+            try:
+                folder = recover(part)
+                self._list(folder)
+                self.get_logger().warning(f"recovered the unfinished episode {folder}")
+            except EpisodeError as error:
+                self.get_logger().warning(str(error))
+
+
+def _lock(root: Path) -> IO[str]:
+    """Return the locked lock file of the folder: two recorders would recover each other's open episodes.
+
+    Raises:
+        OSError: Another recorder uses the folder, or it cannot be written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    handle = (root / ".recorder.lock").open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        message = f"another recorder writes to {root}; stop it or set another episodes_folder"
+        raise OSError(message) from error
+    return handle
+
+
+def main() -> int:
+    """Run the recorder node."""
+    return base.spin(RecorderNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
