@@ -5,6 +5,7 @@ It has no clock and no randomness: time is passed in, so the same calls give the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from .safety import ActionRefused, Reason
 
 ACTION_SIZE = 7
 GRIPPER_SLACK = 0.05  # a de-normalised gripper value may lie a little outside 0..1
+STILL = 1e-6  # rad, rad/s
 MAX_TICK_SECONDS = 0.05  # after a pause the arm goes on from where it is instead of catching up
 
 
@@ -92,7 +94,8 @@ class CartesianController:
     @property
     def still(self) -> bool:
         """Whether the commanded joints stand still on their goal."""
-        return bool(np.all(self._limiter.velocity == 0.0) and np.all(self._limiter.position == self._goal))
+        left = np.abs(self._limiter.position - self._goal)
+        return bool(max(np.abs(self._limiter.velocity).max(), left.max()) < STILL)
 
     def command(self, action: ArrayLike, now: float) -> None:
         """Accept one action (7,): translation (m), rotation vector (rad), gripper 0..1; ``now`` in seconds.
@@ -172,14 +175,14 @@ class CartesianController:
         if not np.all(np.isfinite(values)):
             raise ActionRefused(Reason.INVALID_ACTION, f"action is not finite: {values.tolist()}")
         limits = self._description.step
-        _refuse_beyond("translation", float(np.linalg.norm(values[:3])), limits.refuse_translation, "m")
-        _refuse_beyond("rotation", float(np.linalg.norm(values[3:6])), limits.refuse_rotation, "rad")
+        _refuse_beyond("translation", math.hypot(*values[:3]), limits.refuse_translation, "m")
+        _refuse_beyond("rotation", math.hypot(*values[3:6]), limits.refuse_rotation, "rad")
         _refuse_beyond("gripper", abs(float(values[6]) - 0.5), 0.5 + GRIPPER_SLACK, "from the middle")
         return values
 
 
 def _shortened(vector: FloatArray, limit: float) -> FloatArray:
-    length = float(np.linalg.norm(vector))
+    length = math.hypot(*vector)
     return vector if length <= limit else vector * (limit / length)
 
 
