@@ -83,7 +83,7 @@ def test_gradient_equals_full_graph(
 
 
 def test_loss_of_a_pair_worked_out_by_hand():
-    """Log pi: chosen (-1, -2), rejected (-3,); references (-1.5, -2.5), (-2,): S_w = 1, S_l = -1, margin 2."""
+    """Log pi: chosen (-1, -2), rejected (-3,); references (-1.5, -2.5), (-2,): S = 1 and -1, margin 2."""
     scale = nn.Parameter(torch.tensor(1.0))
     chosen = Trajectory(2, lambda a, b: torch.tensor([-1.0, -2.0])[a:b] * scale, np.array([-1.5, -2.5]))
     rejected = Trajectory(1, lambda a, b: torch.tensor([-3.0])[a:b] * scale, np.array([-2.0]))

@@ -70,7 +70,7 @@ def evaluate(
     """Run every policy from every initial state; return the results per policy in the order of ``states``.
 
     Each finished episode is one line of ``<output>/<policy>-<hash>.jsonl``; a second call runs only what is
-    missing. The results do not depend on ``workers``: each episode runs alone, on one thread, from its own seed.
+    missing. Results do not depend on ``workers``: an episode runs alone, on one thread, from its own seed.
     """
     paths = {
         name: output / f"{name}-{_run_hash(spec, max_steps, seed)[:8]}.jsonl"
@@ -115,14 +115,19 @@ def _environment() -> SimEnvironment:
 
 
 def run_cell(cell: _Cell, *, max_steps: int, seed: int) -> CellResult:
-    """Run one episode in this process's environment."""
+    """Run one episode in this process's environment; a refused action ends it, as on the arm."""
+    from grape_policy.arm.controller import ActionRefused
+
     environment = _environment()
     actor, observation = start_actor(
         cell.spec, environment, cell.initial_state_id, cell_seed(seed, cell.initial_state_id)
     )
     steps = 0
     while steps < max_steps and not environment.success_now:
-        observation = environment.step(actor.act(observation))
+        try:
+            observation = environment.step(actor.act(observation))
+        except ActionRefused:  # the arm would have stopped here
+            break
         steps += 1
     verdict = environment.judge()
     return CellResult(

@@ -114,15 +114,14 @@ class _ScriptedActor:
             return np.asarray(expert_action(self.environment), np.float64)
         if self.kind == "zero":
             return np.array([0, 0, 0, 0, 0, 0, 1.0])
-        return np.concatenate(
-            [self.rng.uniform(-0.03, 0.03, 3), self.rng.uniform(-0.1, 0.1, 3), self.rng.random(1)]
-        )
+        shift, turn = self.rng.uniform(-0.03, 0.03, 3), self.rng.uniform(-0.1, 0.1, 3)
+        return np.concatenate([shift, turn, self.rng.random(1)])
 
 
 def start_actor(
     spec: PolicySpec, environment: SimEnvironment, initial_state_id: str, seed: int
 ) -> tuple[Actor, Observation]:
-    """Reset ``environment`` to the initial state; return the policy for this episode and the first observation."""
+    """Reset ``environment`` to the initial state; return the episode's policy and the first observation."""
     if spec.source in SCRIPTED:
         observation = environment.reset(initial_state_id)
         return _ScriptedActor(spec.source, environment, seed), observation
@@ -130,7 +129,7 @@ def start_actor(
     observation = environment.reset(initial_state_id)
     instruction = environment.instruction
     if spec.shuffle == "instruction":
-        instruction = _other_instruction(environment.task)
+        instruction = _other_instruction(initial_state_id)
     actor = VlaActor(load_vla(spec.source), instruction, spec.temperature, seed)
     return (actor if other_image is None else _FixedImageActor(actor, other_image)), observation
 
@@ -140,9 +139,8 @@ def _other_state(initial_state_id: str) -> str:
     return f"{stem}/{int(index) + 5000:04d}"
 
 
-def _other_instruction(task: str) -> str:
-    """Return the default instruction of the next task in the list."""
-    from grape_sim.tasks import TASKS
+def _other_instruction(initial_state_id: str) -> str:
+    """Return the instruction of the second task whose objects are on the table."""
+    from grape_sim.initial_state import sample
 
-    names = list(TASKS)
-    return str(TASKS[names[(names.index(task) + 1) % len(names)]].instructions[0])
+    return str(sample(initial_state_id).other_task.instruction)

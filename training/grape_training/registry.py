@@ -2,7 +2,7 @@
 
 Layout below the root::
 
-    versions/<name>-<hash8>/   a peft adapter folder or a full checkpoint folder, and manifest.json
+    versions/<name>-<hash8>/   a peft adapter folder or a full checkpoint folder, and MANIFEST.json
     current.json               {"version": ..., "history": [{"version", "action", "reason", "time"}, ...]}
 
 Nothing becomes current but the first version (there is no incumbent to compare with), a version the gate let
@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from grape_training.errors import BadInputError, UserError
-from grape_training.files import hash_folder, hash_json, read_json, write_json
+from grape_training.files import hash_folder, read_json, write_json
 from grape_training.gate import Decision
 
-MANIFEST = "manifest.json"
+MANIFEST = "MANIFEST.json"
+_IGNORED = shutil.ignore_patterns(".*", MANIFEST)
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,40}")
 
 
@@ -32,12 +33,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.]{1,40}")
 class VersionManifest:
     """What a version is and where it came from.
 
-    ``kind`` is ``adapter`` (peft layout, on top of ``base_checkpoint``) or ``checkpoint`` (complete).
+    ``kind`` is ``adapter`` (peft layout, on top of the first of ``parents``) or ``checkpoint`` (complete).
     """
 
     version: str
     kind: str
-    base_checkpoint: str
     parents: tuple[str, ...]
     files: dict[str, str]
     data: dict[str, Any]
@@ -113,41 +113,57 @@ class Registry:
         source: Path,
         name: str,
         *,
-        base_checkpoint: Path | None = None,
         parents: tuple[str, ...] = (),
         data: dict[str, Any] | None = None,
         metrics: dict[str, Any] | None = None,
     ) -> str:
-        """Copy the adapter or checkpoint folder ``source`` into the registry and return its version.
+        """Take the checkpoint or adapter folder ``source`` into the registry and return its version.
 
-        The version is ``<name>-<first 8 hex of the content hash>``: adding the same content twice is a no-op.
+        The version is ``<name>-<first 8 hex of the content hash>``, the one that the policy reports when it
+        runs (a checkpoint keeps the name in its config): adding the same content twice is a no-op. An adapter's
+        first parent is the version it belongs on. Files are hard links where the file system allows it.
 
         Raises:
-            BadInputError: ``source`` holds neither an adapter nor a checkpoint, or ``name`` is no plain word.
+            BadInputError: ``source`` holds no checkpoint or adapter, ``name`` is no plain word, or the
+                adapter has no complete checkpoint of this registry as its first parent.
         """
         if not _NAME.fullmatch(name):
-            raise BadInputError(
-                f"{name!r} is not a version name", "Use 1-40 letters, digits, dots or underscores"
-            )
+            raise BadInputError(f"{name!r} is not a version name", "Use 1-40 letters, digits or _ .")
         kind = folder_kind(source)
-        files = {path: digest for path, digest in hash_folder(source).items() if path != MANIFEST}
-        version = f"{name}-{hash_json([files, str(base_checkpoint or '')])[:8]}"
-        target = self.root / "versions" / version
-        if (target / MANIFEST).is_file():
-            return version
-        manifest = VersionManifest(
-            version=version,
-            kind=kind,
-            base_checkpoint=str(base_checkpoint or ""),
-            parents=parents,
-            files=files,
-            data=data or {},
-            metrics=metrics or {},
-            code_version=code_version(),
-            created=_now(),
-        )
-        _publish(source, target, manifest)
+        base = self._base(parents) if kind == "adapter" else None
+        versions = self.root / "versions"
+        versions.mkdir(parents=True, exist_ok=True)
+        partial = versions / f".{name}.{os.getpid()}.tmp"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            shutil.copytree(source, partial, copy_function=_link, ignore=_IGNORED)
+            if base is not None:
+                _point_to_base(partial, base)
+            version = _version(partial, name, base)
+            manifest = VersionManifest(
+                version=version,
+                kind=kind,
+                parents=parents,
+                files=hash_folder(partial),
+                data=data or {},
+                metrics=metrics or {},
+                code_version=code_version(),
+                created=_now(),
+            )
+            write_json(partial / MANIFEST, asdict(manifest))
+            if not (versions / version).exists():
+                partial.replace(versions / version)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
         return version
+
+    def _base(self, parents: tuple[str, ...]) -> Path:
+        if not parents or self.manifest(parents[0]).kind != "checkpoint":
+            raise BadInputError(
+                f"an adapter needs a complete checkpoint as its parent, not {', '.join(parents) or 'none'}",
+                "Add its base checkpoint to the registry first",
+            )
+        return self.folder(parents[0])
 
     def start(self, version: str) -> None:
         """Make ``version`` current in a registry that has no current version yet.
@@ -220,16 +236,26 @@ def folder_kind(folder: Path) -> str:
     )
 
 
-def _publish(source: Path, target: Path, manifest: VersionManifest) -> None:
-    """Copy beside the target first: a version folder is complete or absent."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
+def _link(source: str, target: str) -> None:
     try:
-        shutil.copytree(source, partial, ignore=shutil.ignore_patterns(".*"))
-        write_json(partial / MANIFEST, asdict(manifest))
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
+
+
+def _point_to_base(adapter: Path, base: Path) -> None:
+    """Name the base in the adapter's config relative to it, so that the registry can be moved."""
+    config = read_json(adapter / "adapter_config.json")
+    config["base_model_name_or_path"] = f"../{base.name}"
+    write_json(adapter / "adapter_config.json", config)
+
+
+def _version(folder: Path, name: str, base: Path | None) -> str:
+    from grape_policy.vla.checkpoint import read_config, version_of
+
+    if base is not None:
+        return str(version_of(name, [base, folder]))
+    return str(version_of(read_config(folder).name, [folder]))
 
 
 def code_version() -> str:

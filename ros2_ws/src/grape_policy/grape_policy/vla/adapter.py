@@ -43,6 +43,19 @@ class Adapter:
         return (weight.float() + self.scale * update).to(weight.dtype)
 
 
+def base_checkpoint(folder: Path) -> Path:
+    """Return the checkpoint folder that an adapter folder names, relative to itself or to the working folder.
+
+    Raises:
+        CheckpointError: the adapter names no folder that is there.
+    """
+    name = _read_files(folder)[0].get("base_model_name_or_path") or ""
+    for base in (folder / name, Path(name)):
+        if name and base.is_dir():
+            return base.resolve()
+    raise CheckpointError(folder, [f"its base checkpoint {name!r} (in {CONFIG}) is not there"])
+
+
 def read_adapter(
     folder: Path, shapes: Mapping[str, tuple[int, ...]], ignored: Callable[[str], bool]
 ) -> Adapter:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,8 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from grape_policy.vla.adapter import Adapter, read_adapter
+from grape_policy.vla.adapter import CONFIG as ADAPTER_CONFIG
+from grape_policy.vla.adapter import Adapter, base_checkpoint, read_adapter
 from grape_policy.vla.config import ConfigError, VlaConfig
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.model import OpenVla
@@ -68,6 +70,9 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint folder, with a LoRA adapter folder merged into it when one is given.
 
+    An adapter folder alone is merged into the checkpoint that its config names. Versions take the folder's name
+    without a trailing hash, so that a folder called after its own version keeps it.
+
     Weights are read tensor by tensor: peak memory is the weights in ``dtype`` and one tensor more.
 
     Raises:
@@ -77,6 +82,8 @@ def load_checkpoint(
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(folder, ["no such folder"])
+    if adapter is None and (folder / ADAPTER_CONFIG).is_file():
+        folder, adapter = base_checkpoint(folder), folder
     config = read_config(folder)
     preprocessor, tokenizer, statistics = _read_small_files(folder, config)
     with torch.device("meta"):
@@ -86,7 +93,7 @@ def load_checkpoint(
     lora = read_adapter(Path(adapter), shapes, lambda name: unused_tensor(config, name)) if adapter else None
     _fill(model, places, lora, dtype, device)
     paths = [folder, Path(adapter)] if adapter else [folder]
-    name = Path(adapter).name if adapter else config.name
+    name = re.sub(r"-[0-9a-f]{8}$", "", Path(adapter).name) if adapter else config.name
     return Checkpoint(model, config, tokenizer, statistics, preprocessor, version_of(name, paths))
 
 

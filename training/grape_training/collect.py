@@ -1,0 +1,167 @@
+"""Collect rollouts of a policy: in worker processes without ROS, or through the running ROS graph.
+
+Both write the same episode format, one folder per episode, listed in ``catalogue.sqlite``; both resume by
+skipping the (initial state, seed) pairs that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from grape_training.evaluation import DEFAULT_MAX_STEPS
+from grape_training.policies import PolicySpec, VlaActor, cell_seed, load_vla
+from grape_training.pool import run_parallel
+
+if TYPE_CHECKING:
+    from grape_episodes.types import Episode
+    from grape_sim.environment import Observation, SimEnvironment
+
+CATALOGUE = "catalogue.sqlite"
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """Which rollouts to collect: ``rollouts`` per initial state, sampled at ``temperature``."""
+
+    states: tuple[str, ...]
+    rollouts: int = 5
+    temperature: float = 1.0
+    seed: int = 0
+    max_steps: int = DEFAULT_MAX_STEPS
+
+    @property
+    def cells(self) -> list[tuple[str, int]]:
+        """All (initial state, seed) pairs, a state's rollouts one after the other."""
+        return [(state, self.seed + k) for state in self.states for k in range(self.rollouts)]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection gave; ``episodes`` counts those that were there before as well."""
+
+    root: Path
+    episodes: int
+    successes: int
+    new: int
+
+
+def missing_cells(root: Path, plan: RolloutPlan, policy_version: str) -> list[tuple[str, int]]:
+    """Return the (initial state, seed) pairs without a usable episode of this policy version in ``root``."""
+    done = {(entry.initial_state_id, entry.seed) for entry in _entries(root, policy_version)}
+    return [cell for cell in plan.cells if cell not in done]
+
+
+def _entries(root: Path, policy_version: str) -> list[Any]:
+    from grape_episodes.catalogue import Catalogue
+
+    catalogue = Catalogue(root / CATALOGUE)
+    catalogue.rebuild(root)
+    return [e for e in catalogue.episodes(policy_version=policy_version) if e.outcome != "aborted"]
+
+
+def collect_in_simulation(
+    source: str, plan: RolloutPlan, root: Path, *, workers: int = 2, progress: bool = True
+) -> Collected:
+    """Run the policy ``source`` in :class:`SimEnvironment` and write its episodes below ``root``.
+
+    Raises:
+        BadInputError: no such policy.
+    """
+    version = load_vla(source).version
+    cells = missing_cells(root, plan, version)
+    spec = PolicySpec(source, plan.temperature)
+    function = partial(record_rollout, spec=spec, root=root, max_steps=plan.max_steps)
+    total = len(plan.cells)
+    with tqdm(
+        total=total, initial=total - len(cells), desc="rollouts", unit="ep", disable=not progress
+    ) as bar:
+        successes = 0
+        for _cell, success in run_parallel(function, cells, workers):
+            successes += success
+            bar.set_postfix(successes=successes)
+            bar.update()
+    return summary(root, plan, version, len(cells))
+
+
+def summary(root: Path, plan: RolloutPlan, policy_version: str, new: int) -> Collected:
+    """Count the plan's episodes in ``root``."""
+    wanted = set(plan.cells)
+    found = [e for e in _entries(root, policy_version) if (e.initial_state_id, e.seed) in wanted]
+    return Collected(root, len(found), sum(e.success for e in found), new)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> SimEnvironment:
+    from grape_sim.environment import SimEnvironment
+
+    return SimEnvironment(depth=True)
+
+
+def record_rollout(cell: tuple[str, int], *, spec: PolicySpec, root: Path, max_steps: int) -> bool:
+    """Run and write one episode; return whether it succeeded."""
+    from grape_episodes.writer import write_episode
+
+    initial_state_id, seed = cell
+    policy, environment = load_vla(spec.source), _environment()
+    observations = [environment.reset(initial_state_id)]
+    actor = VlaActor(policy, environment.instruction, spec.temperature, cell_seed(seed, initial_state_id))
+    manifest = _start(environment, policy.version, spec.temperature, seed)
+    while len(actor.batches) < max_steps and not environment.success_now:
+        observations.append(environment.step(actor.act(observations[-1])))
+    verdict = environment.judge()
+    done = replace(
+        manifest,
+        outcome="success" if verdict.success else "failure",
+        success=bool(verdict.success),
+        grasped=bool(verdict.grasped),
+        collisions=int(verdict.collisions),
+        reason=verdict.message,
+    )
+    write_episode(root, _episode(done, observations, actor))
+    return bool(verdict.success)
+
+
+def _start(environment: SimEnvironment, version: str, temperature: float, seed: int) -> Any:
+    from grape_episodes.manifest import new_episode_id, start_manifest
+
+    return start_manifest(
+        episode_id=new_episode_id(environment.initial_state_id),
+        task=environment.task.name,
+        instruction=environment.instruction,
+        initial_state_id=environment.initial_state_id,
+        policy_version=version,
+        temperature=temperature,
+        seed=seed,
+        source="env",
+    )
+
+
+def _episode(manifest: Any, observations: Sequence[Observation], actor: VlaActor) -> Episode:
+    """Return the episode's arrays: image t is the one action t was computed from."""
+    from grape_episodes import contract
+    from grape_episodes.types import Episode
+    from grape_policy.arm.description import load_description
+
+    batches = actor.batches
+    return Episode(
+        manifest=manifest,
+        images=np.stack([o.image for o in observations]),
+        depths=np.stack([o.depth for o in observations if o.depth is not None]),
+        stamps_ns=np.array([o.stamp_ns for o in observations], np.int64),
+        actions=np.concatenate([b.actions for b in batches]),
+        token_ids=np.concatenate([b.token_ids for b in batches]),
+        log_probabilities=np.concatenate([b.log_probabilities for b in batches]),
+        policy_versions=(manifest.policy_version,) * len(batches),
+        joint_names=load_description("wx250s").joint_state_names,
+        joint_positions=np.stack([o.joint_positions for o in observations]),
+        end_effector_positions=np.stack([o.end_effector_position for o in observations]),
+        end_effector_quaternions=np.stack([o.end_effector_quaternion for o in observations]),
+        camera=contract.camera(),
+    )
