@@ -1,0 +1,199 @@
+"""Keypoints of an episode from its RGB-D images and joint states: detection, then association over time.
+
+Nothing here sees the simulator's state. Each declared object is detected by itself in every frame;
+a frame that shows it whole gives its size. A detection that shows most of the object places it
+directly. When it is partly hidden, the flow of its visible points moves the last position; when the
+gripper holds it, it moves with the end effector; otherwise the last position is kept with
+confidence 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from grape_episodes import contract
+from grape_episodes.contract import Camera
+from grape_episodes.types import Episode
+
+from grape_preference.appearance import (
+    Appearance,
+    appearances,
+    gripper_joint,
+    gripper_opening,
+)
+from grape_preference.constraints import plan_for_task
+from grape_preference.language_functions import GRASP_CLOSED
+from grape_preference.segmentation import Candidate, Projector, propose
+from grape_preference.tracks import KeypointTracks
+
+WHOLE, PART = 0.70, 0.15  # shares of an object's visible area: seen whole, seen in part
+REST_HEIGHT = 0.02  # m; an object whose lowest visible point is lower stands on the table
+FLOW_CONFIDENCE, CARRIED_CONFIDENCE = 0.5, 0.25
+FLOW_POINTS, MIN_FLOW_POINTS = 40, 5
+HOLD_REACH = 0.035  # m between the end effector and the surface of a held object's box
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What one object looks like when nothing hides it: box (3,) m and visible area m^2."""
+
+    extent: np.ndarray
+    area: float
+
+
+def track(episode: Episode, names: Sequence[str] | None = None) -> KeypointTracks | None:
+    """Track ``names`` (default: the keypoints of the task's stages) through an episode.
+
+    Returns:
+        Tracks over all T+1 frames, or None when the episode has no depth images. An object that is never seen
+        has NaN positions; one that appears late stands at its first position before, with confidence 0.
+
+    Raises:
+        KeyError: a name without declared appearance.
+    """
+    if episode.depths is None:
+        return None
+    names = tuple(names if names is not None else plan_for_task(episode.manifest.task).keypoints)
+    objects = [_declared(name) for name in names]
+    projector = _projector(episode.camera)
+    frames = [
+        propose(image, depth, projector, objects)
+        for image, depth in zip(episode.images, episode.depths, strict=True)
+    ]
+    opening = gripper_opening(_gripper_joint(episode))
+    rows = [
+        _Tracker(episode, projector, opening).run([frame.get(name) for frame in frames]) for name in names
+    ]
+    return KeypointTracks(
+        names=names,
+        positions=np.stack([row[0] for row in rows], axis=1),
+        confidence=np.stack([row[1] for row in rows], axis=1),
+        extents=np.stack([row[2] for row in rows]),
+        end_effector_positions=episode.end_effector_positions,
+        end_effector_quaternions=episode.end_effector_quaternions,
+        gripper=opening,
+        times=(episode.stamps_ns - episode.stamps_ns[0]) * 1e-9,
+    )
+
+
+def _declared(name: str) -> Appearance:
+    known = appearances()
+    if name not in known:
+        raise KeyError(
+            f"no appearance is declared for {name!r}; add it to appearance.yaml ({', '.join(known)})"
+        )
+    return known[name]
+
+
+def _projector(camera: Camera) -> Projector:
+    if camera is contract.camera():
+        return _contract_projector()
+    return Projector(camera)
+
+
+@lru_cache(maxsize=1)
+def _contract_projector() -> Projector:
+    return Projector(contract.camera())
+
+
+def _gripper_joint(episode: Episode) -> np.ndarray:
+    column: np.ndarray = episode.joint_positions[:, episode.joint_names.index(gripper_joint())]
+    return column
+
+
+class _Tracker:
+    """Follows one object; positions are the centre of its whole box."""
+
+    def __init__(self, episode: Episode, projector: Projector, opening: np.ndarray) -> None:
+        assert episode.depths is not None
+        self.images, self.depths = episode.images, episode.depths
+        self.end_effector = episode.end_effector_positions
+        self.opening = opening
+        self.projector = projector
+        self.steps = len(episode.images)
+
+    def run(self, found: Sequence[Candidate | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return positions (T+1, 3), confidence (T+1,), extent (3,)."""
+        positions, confidence = np.full((self.steps, 3), np.nan), np.zeros(self.steps)
+        size = _whole_size(found)
+        if size is None:
+            return positions, confidence, np.full(3, np.nan)
+        for t, candidate in enumerate(found):
+            share = 0.0 if candidate is None else min(candidate.area / size.area, 1.0)
+            seen_before = t > 0 and np.isfinite(positions[t - 1, 0])
+            if candidate is not None and (share >= WHOLE or (not seen_before and share >= PART)):
+                positions[t], confidence[t] = _centre(candidate, size), share
+            elif seen_before:
+                move, confidence[t] = self._move(t, positions[t - 1], size, found[t - 1], candidate, share)
+                positions[t] = positions[t - 1] + move
+        first = np.flatnonzero(np.isfinite(positions[:, 0]))
+        if len(first):
+            positions[: first[0]] = positions[first[0]]
+        return positions, confidence, size.extent
+
+    def _move(
+        self,
+        t: int,
+        last: np.ndarray,
+        size: _Size,
+        before: Candidate | None,
+        now: Candidate | None,
+        share: float,
+    ) -> tuple[np.ndarray, float]:
+        """Return the motion (3,) since the last frame of an object not seen whole, and a confidence."""
+        if self._held(t, last, size):
+            return self.end_effector[t] - self.end_effector[t - 1], max(CARRIED_CONFIDENCE, share)
+        if before is not None and now is not None and share >= PART:
+            move = self._flow(t, before, now)
+            if move is not None:
+                return move, FLOW_CONFIDENCE * share
+        return np.zeros(3), 0.0
+
+    def _held(self, t: int, last: np.ndarray, size: _Size) -> bool:
+        gap = np.abs(last - self.end_effector[t - 1]) - size.extent / 2
+        near = float(np.linalg.norm(np.maximum(gap, 0.0))) < HOLD_REACH
+        return near and bool(self.opening[t] < GRASP_CLOSED and self.opening[t - 1] < GRASP_CLOSED)
+
+    def _flow(self, t: int, before: Candidate, now: Candidate) -> np.ndarray | None:
+        """Return the median 3-D motion (3,) of visible points by flow and depth; None if too few."""
+        grey = [cv2.cvtColor(self.images[i], cv2.COLOR_RGB2GRAY) for i in (t - 1, t)]
+        chosen = before.pixels[:: max(1, len(before.pixels) // FLOW_POINTS)]
+        start = chosen.astype(np.float32).reshape(-1, 1, 2)
+        end, status, _ = cv2.calcOpticalFlowPyrLK(grey[0], grey[1], start, np.empty_like(start))
+        arrived = np.rint(end.reshape(-1, 2)).astype(int)
+        height, width = grey[0].shape
+        inside = (arrived >= 0).all(axis=1) & (arrived < (width, height)).all(axis=1) & (status.ravel() > 0)
+        visible = np.zeros((height, width), bool)
+        visible[now.pixels[:, 1], now.pixels[:, 0]] = True
+        good = np.flatnonzero(inside)
+        good = good[visible[arrived[good, 1], arrived[good, 0]]]
+        if len(good) < MIN_FLOW_POINTS:
+            return None
+        moved = self.projector.points(arrived[good], self.depths[t])
+        motion: np.ndarray = np.median(
+            moved - self.projector.points(chosen[good], self.depths[t - 1]), axis=0
+        )
+        return motion
+
+
+def _whole_size(found: Sequence[Candidate | None]) -> _Size | None:
+    """Take size and area from the first frame in which the object is about as large as it ever gets."""
+    seen = [candidate for candidate in found if candidate is not None]
+    if not seen:
+        return None
+    area = float(np.percentile([candidate.area for candidate in seen], 90))
+    first = next(candidate for candidate in seen if candidate.area >= 0.9 * area)
+    extent = first.extent.copy()
+    if first.lower[2] < REST_HEIGHT:
+        extent[2] = first.upper[2]  # it stands on the table, z = 0: the part below is only hidden
+    return _Size(extent, area)
+
+
+def _centre(candidate: Candidate, size: _Size) -> np.ndarray:
+    """Return the box centre (3,): the middle seen from above, and half the object's height below its top."""
+    middle = (candidate.lower + candidate.upper) / 2
+    return np.array([middle[0], middle[1], candidate.upper[2] - size.extent[2] / 2])
