@@ -5,6 +5,7 @@ It has no clock and no randomness: time is passed in, so the same calls give the
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -59,6 +60,13 @@ class CartesianController:
         self._limiter = JointLimiter(description.velocity, description.acceleration)
         self.unreachable = 0
         self.reset(description.home, description.gripper.open)
+
+    def __copy__(self) -> CartesianController:
+        """Return a controller that goes on from the same state, independent of this one (for saved states)."""
+        clone = object.__new__(type(self))
+        clone.__dict__.update(self.__dict__)
+        clone._limiter = copy.copy(self._limiter)  # everything else is replaced, never changed in place
+        return clone
 
     def reset(self, joints: ArrayLike, gripper: float) -> None:
         """Stand still at ``joints`` (6,) rad and ``gripper`` m: the new target is exactly this pose.
