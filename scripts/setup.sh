@@ -103,5 +103,11 @@ PATH=$PWD/.venv/bin:$PATH CMAKE_PREFIX_PATH=$prefix:${CMAKE_PREFIX_PATH:-} COLCO
     --install-base "$prefix" --merge-install --symlink-install --event-handlers console_direct- console_cohesion- console_stderr- \
     --cmake-args -GNinja -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$PWD/.venv/bin/python" ||
     fail "colcon build failed; see ros2_ws/log/latest_build/*/stdout_stderr.log"
+if [ "$ros" = wheels ]; then # what sourcing the workspace would put on PYTHONPATH
+    printf '%s\n' "$PWD"/ros2_ws/build/grape_{episodes,policy,preference,sim} \
+        >"$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/zz_grape_workspace.pth"
+    (cd / && "$OLDPWD/.venv/bin/python" -c 'import grape_msgs.msg, grape_policy, grape_sim, grape_training, rclpy') ||
+        fail "the workspace was built but cannot be imported; remove .venv and ros2_ws/build and try again"
+fi
 echo "$stamp" >.venv/grape-setup.stamp
 say "done"

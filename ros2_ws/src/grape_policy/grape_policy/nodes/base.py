@@ -75,17 +75,21 @@ class _Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.starting = True
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        if self.starting:  # there is no loop yet that would look
+            raise KeyboardInterrupt
 
 
 def spin(node_factory: Callable[[], Node], arguments: list[str] | None = None) -> int:
     """Run one node until SIGINT or SIGTERM and return the process's exit code.
 
     The line ``ready`` is printed once the node is: at once, or when its attribute ``ready`` becomes true.
+    A node that has work with an end sets its attribute ``exit_code`` when it is done.
     Start-up errors print one line and return 1.  On the way out the node's ``close()``, when it has one, runs
     while it can still publish; then all is destroyed, because a process that leaves DDS open may abort.
     """
@@ -94,9 +98,10 @@ def spin(node_factory: Callable[[], Node], arguments: list[str] | None = None) -
     executor = SingleThreadedExecutor()
     try:
         node = node_factory()
+        stop.starting = False
         executor.add_node(node)
         announced = False
-        while not stop.requested and rclpy.ok():
+        while not stop.requested and rclpy.ok() and getattr(node, "exit_code", None) is None:
             if not announced and getattr(node, "ready", True):
                 announced = True
                 print("ready", flush=True)
@@ -110,7 +115,8 @@ def spin(node_factory: Callable[[], Node], arguments: list[str] | None = None) -
         return 1
     finally:
         _shut_down(node, executor)
-    return 0
+    exit_code: int | None = getattr(node, "exit_code", None)
+    return exit_code or 0
 
 
 def _shut_down(node: Node | None, executor: SingleThreadedExecutor) -> None:
