@@ -48,35 +48,41 @@ def ros_environment() -> Iterator[dict[str, str]]:
         os.environ.pop(key, None) if value is None else os.environ.update({key: value})
 
 
-@pytest.fixture
-def start(ros_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a node as a process, with its parameters as keywords; it is ended after the test."""
-    running: list[subprocess.Popen[str]] = []
+class Processes:
+    """Starts nodes as processes: ``start("grape_policy.nodes.arm_node", driver="mock")``."""
 
-    def launch(module: str, **parameters: Any) -> subprocess.Popen[str]:
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self.running: dict[str, subprocess.Popen[str]] = {}
+
+    def __call__(self, module: str, **parameters: Any) -> subprocess.Popen[str]:
         arguments = ["--ros-args"] if parameters else []
         for key, value in parameters.items():
             arguments += ["-p", f"{key}:={value}"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], env=ros_environment, text=True, start_new_session=True
-        )
-        running.append(process)
+        command = [sys.executable, "-m", module, *arguments]
+        process = subprocess.Popen(command, env=self._environment, text=True, start_new_session=True)
+        self.running[module] = process
         return process
 
-    yield launch
-    for process in running:
-        stop(process)
+    def stop(self, module: str) -> int:
+        """Interrupt a node as Ctrl+C does and return its exit code; kill it when it does not end."""
+        process = self.running.pop(module)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            return process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
 
 
-def stop(process: subprocess.Popen[str]) -> int:
-    """Interrupt a process as Ctrl+C does and return its exit code; kill it when it does not end."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        return process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
+@pytest.fixture
+def start(ros_environment: dict[str, str]) -> Iterator[Processes]:
+    """Start nodes as processes; they are ended after the test."""
+    processes = Processes(ros_environment)
+    yield processes
+    for module in list(processes.running):
+        processes.stop(module)
 
 
 class Probe:

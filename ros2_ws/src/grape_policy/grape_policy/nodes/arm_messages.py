@@ -12,7 +12,7 @@ from sensor_msgs.msg import JointState
 from grape_policy.nodes.messages import MessageError, to_stamp
 
 
-def to_joint_state(names: Sequence[str], positions: Sequence[float], stamp_ns: int, frame_id: str) -> Any:
+def to_joint_state(names: Sequence[str], positions: Iterable[float], stamp_ns: int, frame_id: str) -> Any:
     """Return a ``JointState`` with positions (rad; m for the gripper)."""
     message = JointState(name=list(names), position=array.array("d", positions))
     message.header.stamp, message.header.frame_id = to_stamp(stamp_ns), frame_id

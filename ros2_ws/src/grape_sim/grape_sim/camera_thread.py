@@ -1,0 +1,119 @@
+"""Rendering in a thread of its own, so that physics keeps its rate while an image is drawn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from grape_sim.rendering import CameraRenderer
+
+START_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Colour (H, W, 3) uint8 and depth (H, W) uint16 mm of the state at ``stamp_ns``."""
+
+    colour: np.ndarray
+    depth: np.ndarray
+    stamp_ns: int
+
+
+class CameraThread:
+    """Renders the newest requested state and hands the frame to ``deliver`` (called in this thread).
+
+    The OpenGL context lives in the thread that opened it, so opening, rendering and closing all happen here.
+    """
+
+    def __init__(self, model: mujoco.MjModel, deliver: Callable[[Frame], None]) -> None:
+        """Start the thread and wait until it can render.
+
+        Raises:
+            RuntimeError: there is no off-screen OpenGL; the message says what to install.
+        """
+        self._model, self._deliver = model, deliver
+        self._data = mujoco.MjData(model)
+        self._changed = threading.Condition()
+        self._request: tuple[np.ndarray, int] | None = None
+        self._generation, self._stopping, self._started = 0, False, False
+        self.skipped = 0
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="camera", daemon=True)
+        self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._started or self._error is not None, START_SECONDS)
+        self.check()
+
+    def check(self) -> None:
+        """Raise the error that ended the thread, if one did.
+
+        Raises:
+            RuntimeError: rendering failed.
+        """
+        if self._error is not None:
+            raise RuntimeError(f"the simulated camera failed: {self._error}") from self._error
+
+    def request(self, positions: np.ndarray, stamp_ns: int) -> None:
+        """Ask for an image of the joint positions ``qpos``; an older request still waiting is skipped."""
+        with self._changed:
+            self.skipped += self._request is not None
+            self._request = (positions, stamp_ns)
+            self._changed.notify()
+
+    def discard(self) -> None:
+        """Drop what is requested or being drawn: it shows a scene that is gone."""
+        with self._changed:
+            self._request = None
+            self._generation += 1
+
+    def close(self) -> None:
+        """End the thread and free the OpenGL context."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        renderer = None
+        try:
+            renderer = CameraRenderer(self._model)
+            self._draw(renderer, self._data.qpos.copy(), 0)  # the first image compiles the shaders
+            self._announce()
+            while (request := self._next()) is not None:
+                positions, stamp_ns, generation = request
+                frame = self._draw(renderer, positions, stamp_ns)
+                if generation == self._generation:
+                    self._deliver(frame)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            if renderer is not None:
+                renderer.close()
+
+    def _next(self) -> tuple[np.ndarray, int, int] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._request is not None or self._stopping)
+            if self._stopping or self._request is None:
+                return None
+            request, self._request = self._request, None
+            return (*request, self._generation)
+
+    def _draw(self, renderer: CameraRenderer, positions: np.ndarray, stamp_ns: int) -> Frame:
+        self._data.qpos[:] = positions
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+        return Frame(renderer.colour(self._data), renderer.depth(self._data), stamp_ns)
+
+    def _announce(self) -> None:
+        with self._changed:
+            self._started = True
+            self._changed.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
