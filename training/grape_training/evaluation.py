@@ -116,7 +116,7 @@ def _environment() -> SimEnvironment:
 
 def run_cell(cell: _Cell, *, max_steps: int, seed: int) -> CellResult:
     """Run one episode in this process's environment; a refused action ends it, as on the arm."""
-    from grape_policy.arm.controller import ActionRefused
+    from grape_policy.arm.safety import ActionRefused
 
     environment = _environment()
     actor, observation = start_actor(

@@ -2,7 +2,7 @@
 
 Layout below the root::
 
-    versions/<name>-<hash8>/   a peft adapter folder or a full checkpoint folder, and MANIFEST.json
+    versions/<name>-<hash8>/   a peft adapter folder or a full checkpoint folder, and manifest.json
     current.json               {"version": ..., "history": [{"version", "action", "reason", "time"}, ...]}
 
 Nothing becomes current but the first version (there is no incumbent to compare with), a version the gate let
@@ -24,7 +24,7 @@ from grape_training.errors import BadInputError, UserError
 from grape_training.files import hash_folder, read_json, write_json
 from grape_training.gate import Decision
 
-MANIFEST = "MANIFEST.json"
+MANIFEST = "manifest.json"
 _IGNORED = shutil.ignore_patterns(".*", MANIFEST)
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,40}")
 
@@ -120,8 +120,8 @@ class Registry:
         """Take the checkpoint or adapter folder ``source`` into the registry and return its version.
 
         The version is ``<name>-<first 8 hex of the content hash>``, the one that the policy reports when it
-        runs (a checkpoint keeps the name in its config): adding the same content twice is a no-op. An adapter's
-        first parent is the version it belongs on. Files are hard links where the file system allows it.
+        runs (a checkpoint keeps the name in its config): adding the same content twice is a no-op. An
+        adapter's first parent is the version it belongs on. Files are hard-linked where that is possible.
 
         Raises:
             BadInputError: ``source`` holds no checkpoint or adapter, ``name`` is no plain word, or the
