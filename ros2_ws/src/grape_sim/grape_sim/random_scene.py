@@ -33,6 +33,8 @@ KINDS = {
     "placed": 0.05,
 }
 _TILTED_SHARE = 0.3
+# Lower and upper corner (m) of where the end effector stays in the picture.
+VISIBLE = (np.array([0.18, -0.18, 0.018]), np.array([0.43, 0.18, 0.25]))
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,7 @@ class RandomSceneRenderer:
         quaternions = {placement.name: placement.quaternion for placement in placements}
         draft = _Draft(positions, quaternions, self._free_position(), self._any_opening())
         getattr(self, f"_{kind}")(draft, task)
-        draft.end_effector = np.clip(
-            draft.end_effector, self._description.workspace_lower, self._description.workspace_upper
-        )
+        draft.end_effector = np.clip(draft.end_effector, *VISIBLE)
         return draft
 
     def _free(self, draft: _Draft, task: Task) -> None:
@@ -159,14 +159,15 @@ class RandomSceneRenderer:
 
     def _lower(self, draft: _Draft, task: Task) -> None:
         """Held, above the target around the funnel, down to where it is let go."""
-        target = draft.positions[task.target]
+        hold = self._hold_offset(task)
         offset = self._rng.normal(0.0, self._rng.choice([0.008, 0.02, 0.05]), 2)
-        bottom = expert.release_height(task)
+        bottom = expert.release_height(task) - hold[2]
         top = max(expert.TRAVEL_HEIGHT, bottom + 0.02)
         height = bottom + (top - bottom) * expert.slope(float(np.hypot(*offset)))
         height += abs(self._rng.normal(0.0, 0.02)) - 0.003
-        draft.end_effector = target + np.array([*offset, max(height, bottom - 0.003)])
-        self._hold(draft, task)
+        place = draft.positions[task.target] - np.array([hold[0], hold[1], 0.0])
+        draft.end_effector = place + np.array([*offset, max(height, bottom - 0.003)])
+        self._hold(draft, task, hold)
 
     def _placed(self, draft: _Draft, task: Task) -> None:
         """Let go: the source lies on the target, the open gripper is around or above it."""
@@ -181,13 +182,21 @@ class RandomSceneRenderer:
         draft.end_effector[:2] += self._rng.normal(0.0, 0.006, 2)
         draft.metres = self._rng.uniform(_grip_metres(task) + 0.005, self._description.gripper.open)
 
-    def _hold(self, draft: _Draft, task: Task) -> None:
+    def _hold_offset(self, task: Task) -> np.ndarray:
+        """Draw where a gripped source is from the end effector (3,) m: below it, as when it was gripped."""
+        rest = OBJECTS[task.source].rest_height
+        below = expert.grasp_point(np.array([0.0, 0.0, rest]))[2] - rest
+        return np.array([0.0, 0.0, -below]) + np.clip(
+            self._rng.normal(0.0, [0.004, 0.0003, 0.002]), -0.01, 0.01
+        )
+
+    def _hold(self, draft: _Draft, task: Task, offset: np.ndarray | None = None) -> None:
         """Put the source between the closed fingers, a little off the middle as after a real grasp."""
-        offset = np.clip(self._rng.normal(0.0, [0.006, 0.0007, 0.004]), -0.014, 0.014)
-        draft.positions[task.source] = draft.end_effector + offset
-        draft.positions[task.source][2] -= 0.004
+        draft.positions[task.source] = draft.end_effector + (
+            self._hold_offset(task) if offset is None else offset
+        )
         draft.quaternions[task.source] = self._yaw(0.05)
-        draft.metres = _grip_metres(task)
+        draft.metres = _grip_metres(task) + abs(self._rng.normal(0.0, 0.0007))
         draft.held = task.source
 
     def _free_position(self) -> np.ndarray:
