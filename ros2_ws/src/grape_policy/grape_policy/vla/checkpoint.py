@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from grape_policy.vla.adapter import CONFIG as ADAPTER_CONFIG
+from grape_policy.vla.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from grape_policy.vla.adapter import Adapter, base_checkpoint, read_adapter
 from grape_policy.vla.config import ConfigError, VlaConfig
 from grape_policy.vla.errors import CheckpointError
@@ -34,6 +35,8 @@ from grape_policy.vla.tokenizer import VlaTokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 STATISTICS = "dataset_statistics.json"
+PREPROCESSOR = "preprocessor_config.json"
+HASHED = {"config.json", "tokenizer.json", STATISTICS, PREPROCESSOR, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
 
@@ -70,8 +73,8 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a checkpoint folder, with a LoRA adapter folder merged into it when one is given.
 
-    An adapter folder alone is merged into the checkpoint that its config names. Versions take the folder's name
-    without a trailing hash, so that a folder called after its own version keeps it.
+    An adapter folder alone is merged into the checkpoint that its config names. Versions take the folder's
+    name without a trailing hash, so that a folder called after its own version keeps it.
 
     Weights are read tensor by tensor: peak memory is the weights in ``dtype`` and one tensor more.
 
@@ -121,13 +124,11 @@ def _read_small_files(
             problems.append(str(error))
             return None
 
-    preprocessor = attempt(lambda: Preprocessor.from_dict(_read_json(folder / "preprocessor_config.json")))
+    preprocessor = attempt(lambda: Preprocessor.from_dict(_read_json(folder / PREPROCESSOR)))
     tokenizer = attempt(lambda: VlaTokenizer.from_file(folder / "tokenizer.json", config.prompt_style))
     statistics = attempt(lambda: read_statistics(folder, config))
     if preprocessor is not None and preprocessor.image_size != config.towers[0].image_size:
-        problems.append(
-            f"preprocessor_config.json is for {preprocessor.image_size} px images, the towers are not"
-        )
+        problems.append(f"{PREPROCESSOR} is for {preprocessor.image_size} px images, the towers are not")
     if problems:
         raise CheckpointError(folder, problems)
     return preprocessor, tokenizer, statistics
@@ -233,15 +234,14 @@ def _assign(model: OpenVla, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(place), leaf, torch.nn.Parameter(tensor))
 
 
-def version_of(name: str, folders: Iterable[Path]) -> str:
-    """Return ``<name>-<8 hex>`` of the content of all safetensors and JSON files but ``MANIFEST.json``."""
+def version_of(name: str, folders: Sequence[Path]) -> str:
+    """Return ``<name>-<8 hex>`` of the content of all files of the folders that loading reads."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted(folder.iterdir()):
-            if path.suffix in (".safetensors", ".json") and path.name != "MANIFEST.json":
-                digest.update(path.name.encode())
-                with path.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+    for path in (path for folder in folders for path in sorted(folder.iterdir())):
+        if path.name in HASHED or path.match("model*.safetensors"):
+            digest.update(path.name.encode())
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     return f"{name}-{digest.hexdigest()[:8]}"
 
 
@@ -265,7 +265,7 @@ def save_checkpoint(
         entries = {key: value.to_dict() for key, value in statistics.items()}
         _write_json(draft / "config.json", model.config.to_dict())
         _write_json(draft / STATISTICS, entries)
-        _write_json(draft / "preprocessor_config.json", preprocessor.to_dict())
+        _write_json(draft / PREPROCESSOR, preprocessor.to_dict())
         (draft / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
         weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
         save_torch_state_dict(weights, draft, max_shard_size=max_shard_size)
