@@ -37,6 +37,7 @@ __all__ = [
     "check_file",
     "plan_for_task",
     "plan_from_document",
+    "shipped_tasks",
 ]
 
 
@@ -87,13 +88,17 @@ def check_file(path: Path | str) -> StagePlan:
     return plan_from_document(_load_yaml(data, path.name), path.name)
 
 
+def shipped_tasks() -> list[str]:
+    """Return the tasks that have a shipped stage file, sorted."""
+    entries = files("grape_preference").joinpath("stages").iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
 @cache
 def plan_for_task(task: str) -> StagePlan:
     """Return the shipped stages of ``task``; raise ConstraintError when there are none."""
     folder = files("grape_preference").joinpath("stages")
-    known = sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    known = shipped_tasks()
     if task not in known:
         raise ConstraintError(f"no stages for task {task!r}; there are stages for {', '.join(known)}")
     return plan_from_document(

@@ -15,7 +15,6 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from grape_episodes import contract
 from grape_episodes.contract import Camera
 from grape_episodes.types import Episode
 
@@ -90,14 +89,14 @@ def _declared(name: str) -> Appearance:
 
 
 def _projector(camera: Camera) -> Projector:
-    if camera is contract.camera():
-        return _contract_projector()
-    return Projector(camera)
+    arrays = (camera.intrinsics.tobytes(), camera.base_from_camera.tobytes())
+    return _cached_projector(camera.width, camera.height, *arrays)
 
 
-@lru_cache(maxsize=1)
-def _contract_projector() -> Projector:
-    return Projector(contract.camera())
+@lru_cache(maxsize=4)
+def _cached_projector(width: int, height: int, intrinsics: bytes, pose: bytes) -> Projector:
+    matrix = np.frombuffer(intrinsics, np.float64).reshape(3, 3)
+    return Projector(Camera(width, height, matrix, np.frombuffer(pose, np.float64).reshape(4, 4)))
 
 
 def _gripper_joint(episode: Episode) -> np.ndarray:

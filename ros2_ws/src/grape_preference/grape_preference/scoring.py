@@ -98,6 +98,12 @@ class Score:
         """Return plain data for ``scores.json``."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Score:
+        """Read back what ``to_json`` gave; further keys are ignored, missing ones raise KeyError."""
+        fields = {name: row[name] for name in cls.__dataclass_fields__}
+        return cls(**{**fields, "stages": tuple(_stage_from_json(stage) for stage in row["stages"])})
+
 
 def score_episode(episode: Episode, tracks: KeypointTracks | None, plan: StagePlan | None = None) -> Score:
     """Score ``episode`` with ``plan`` (default: the shipped one of its task); bad data gives a verdict.
@@ -257,6 +263,19 @@ def _score(
         plan_sha256=plan_sha256,
         episode_sha256=episode_hash(manifest.files),
     )
+
+
+def unreadable_score(episode_id: str, message: str) -> Score:
+    """Return the score of an episode that cannot be read: nothing but the verdict."""
+    blank: dict[str, Any] = dict.fromkeys(Score.__dataclass_fields__, "")
+    blank.update(dict.fromkeys(("r_self", "r_self_mean", "r_ext", "i_success")))
+    blank.update(steps=0, collisions=0, stages=(), episode_id=episode_id)
+    return Score(**{**blank, "verdict": "unreadable", "message": message})
+
+
+def _stage_from_json(row: dict[str, Any]) -> StageScore:
+    terms = tuple(ConstraintScore(**term) for term in row["constraints"])
+    return StageScore(**{**row, "constraints": terms, "cost_over_time": tuple(row["cost_over_time"])})
 
 
 def episode_hash(files: dict[str, str]) -> str:

@@ -1,0 +1,166 @@
+"""Score a whole folder of episodes with several processes; write ``scores.json`` and ``pairs.parquet``."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+from grape_episodes.catalogue import Catalogue
+from grape_episodes.manifest import MANIFEST_NAME, PART_SUFFIX
+from grape_episodes.reader import read_episode
+from grape_episodes.types import EpisodeError
+from tqdm import tqdm
+
+from grape_preference.keypoints import track
+from grape_preference.pairs import Pair, make_pairs, save_pairs
+from grape_preference.rewards import DEFAULT_PRESET, PRESETS, gcpg
+from grape_preference.scoring import Score, score_episode, unreadable_score
+
+SCORES_NAME, PAIRS_NAME = "scores.json", "pairs.parquet"
+EPISODES_PER_WORKER = 4  # fewer do not repay the start of a process
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class FolderScores:
+    """What scoring a folder gave; ``scores`` in the order of the episodes' folder names."""
+
+    scores: list[Score]
+    pairs: list[Pair]
+    scores_path: Path
+    pairs_path: Path
+
+    @property
+    def scored(self) -> int:
+        """Return the number of episodes with verdict "ok"."""
+        return sum(score.verdict == "ok" for score in self.scores)
+
+
+def score_folder(
+    source: Path | str,
+    output: Path | str | None = None,
+    workers: int = 2,
+    *,
+    preset: str = DEFAULT_PRESET,
+    top: int = 1,
+    margin: float = 0.0,
+    progress: bool = True,
+    on_score: Callable[[int, int, Score], None] | None = None,
+) -> FolderScores:
+    """Score every finished episode of ``source``, pair them, and write both results atomically.
+
+    Args:
+        source: a folder of episodes, or a catalogue file that lists them.
+        output: where to write; the folder of the episodes when None.
+        workers: processes.
+        preset: which reward ranks the episodes, see ``rewards.PRESETS``.
+        top: m of top-m x bottom-m pairs per group.
+        margin: the least difference of rewards that makes a pair.
+        progress: show a progress bar.
+        on_score: called after each episode with (done, total, score); what it raises ends the scoring.
+
+    Raises:
+        ValueError: no such folder, no episodes in it, or an unknown preset.
+        EpisodeError: the catalogue cannot be used.
+    """
+    source = Path(source)
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    folders = episode_folders(source)
+    output = Path(output) if output is not None else source if source.is_dir() else source.parent
+    scores: list[Score] = []
+    with tqdm(total=len(folders), desc="scores", unit="ep", disable=not progress) as bar:
+        for score in score_paths(folders, workers):
+            scores.append(score)
+            bar.update()
+            if on_score is not None:
+                on_score(len(scores), len(folders), score)
+    pairs = make_pairs(scores, preset, top=top, margin=margin)
+    pairs_path = save_pairs(pairs, output / PAIRS_NAME)
+    return FolderScores(scores, pairs, save_scores(scores, output / SCORES_NAME, preset), pairs_path)
+
+
+def episode_folders(source: Path) -> list[Path]:
+    """Return the finished episodes of a folder or a catalogue file, sorted; raise ValueError when none."""
+    if source.is_file():
+        found = [entry.folder for entry in Catalogue(source).episodes()]
+    else:
+        found = [path.parent for path in source.glob(f"*/{MANIFEST_NAME}")]
+    finished = sorted(folder for folder in found if not folder.name.endswith(PART_SUFFIX))
+    if not finished:
+        raise ValueError(
+            f"{source}: no finished episodes; collect some with grape collect, or check the path"
+        )
+    return finished
+
+
+def score_paths(folders: Sequence[Path], workers: int) -> Iterator[Score]:
+    """Yield the score of every episode folder, in the given order, from ``workers`` processes."""
+    workers = min(workers, len(folders) // EPISODES_PER_WORKER)
+    if workers <= 1:
+        yield from map(score_path, folders)
+        return
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
+    try:
+        yield from executor.map(score_path, folders)
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def score_path(folder: Path) -> Score:
+    """Read, track and score one episode; a damaged one gets the verdict "unreadable"."""
+    try:
+        episode = read_episode(folder)
+    except EpisodeError as error:
+        return unreadable_score(folder.name, str(error))
+    return score_episode(episode, track(episode))
+
+
+def save_scores(scores: Sequence[Score], path: Path | str, preset: str = DEFAULT_PRESET) -> Path:
+    """Write scores as JSON, atomically, each with its reward ``gcpg`` under ``preset``; return the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rewards = folder_rewards(scores, preset)
+    rows = [{**score.to_json(), "gcpg": rewards[score.episode_id]} for score in scores]
+    document = {"version": 1, "preset": preset, "episodes": rows}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(document, allow_nan=False, indent=1), encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def load_scores(path: Path | str) -> list[Score]:
+    """Read ``scores.json``; raise ValueError when it is not one."""
+    try:
+        document: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [Score.from_json(row) for row in document["episodes"]]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a file of scores ({error}); write it with grape score") from None
+
+
+def folder_rewards(scores: Sequence[Score], preset: str = DEFAULT_PRESET) -> dict[str, float | None]:
+    """Return the reward of every episode id, each compared inside its own (task, initial state) group."""
+    groups: dict[tuple[str, str], list[Score]] = defaultdict(list)
+    for score in scores:
+        groups[score.task, score.initial_state_id].append(score)
+    rewards: dict[str, float | None] = {}
+    for group in groups.values():
+        rewards.update(zip([score.episode_id for score in group], gcpg(group, preset), strict=True))
+    return rewards
+
+
+def _start_worker() -> None:
+    """One thread, no reaction to Ctrl+C (the parent stops the pool), and no life after the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    cv2.setNumThreads(1)
