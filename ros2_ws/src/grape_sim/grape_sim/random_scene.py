@@ -90,7 +90,7 @@ class RandomSceneRenderer:
             draft = self._compose(kind, task, other)
             pose = Pose(draft.end_effector, self._quaternion())
             solution = self._kinematics.inverse(pose, self._description.home)
-            if solution.converged:
+            if solution.converged and _visible(draft.end_effector):
                 break
         self._apply(draft, solution.joints)
         return RandomSample(
@@ -115,7 +115,6 @@ class RandomSceneRenderer:
         quaternions = {placement.name: placement.quaternion for placement in placements}
         draft = _Draft(positions, quaternions, self._free_position(), self._any_opening())
         getattr(self, f"_{kind}")(draft, task)
-        draft.end_effector = np.clip(draft.end_effector, *VISIBLE)
         return draft
 
     def _free(self, draft: _Draft, task: Task) -> None:
@@ -229,6 +228,10 @@ class RandomSceneRenderer:
             set_object_pose(self._data, name, position, draft.quaternions.get(name, (0.0, 0.0, 0.0, 1.0)))
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
+
+
+def _visible(position: np.ndarray) -> bool:
+    return bool(np.all(position >= VISIBLE[0]) and np.all(position <= VISIBLE[1]))
 
 
 def _grasp_point(draft: _Draft, task: Task) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 import mujoco
 import numpy as np
 from grape_episodes import contract
+from mujoco.rendering.classic import gl_context
 
 from grape_sim.objects import OBJECTS
 from grape_sim.scene import CAMERA
@@ -27,6 +29,7 @@ class CameraRenderer:
 
     def __init__(self, model: mujoco.MjModel) -> None:
         camera = contract.camera()
+        _choose_backend()
         try:
             self._renderer = mujoco.Renderer(model, camera.height, camera.width)
         except Exception as error:
@@ -70,6 +73,12 @@ class CameraRenderer:
         self._renderer.update_scene(data, camera=CAMERA)
         for flag in _FLAGS_OFF:
             self._renderer.scene.flags[flag] = False
+
+
+def _choose_backend() -> None:
+    """Let MuJoCo choose its OpenGL backend again if it was imported before this package set ``MUJOCO_GL``."""
+    if os.environ.get("MUJOCO_GL", "").lower().strip() != gl_context._MUJOCO_GL:
+        importlib.reload(gl_context)
 
 
 def _geom_mask_ids(model: mujoco.MjModel) -> np.ndarray:
