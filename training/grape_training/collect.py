@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from grape_episodes.catalogue import Catalogue, Entry
+from grape_policy.nodes.collection import Rollout, find_completed, plan
 from tqdm import tqdm
 
 from grape_training.evaluation import DEFAULT_MAX_STEPS
-from grape_training.policies import PolicySpec, VlaActor, cell_seed, load_vla
+from grape_training.policies import PolicySpec, VlaActor, load_vla
 from grape_training.pool import run_parallel
 
 if TYPE_CHECKING:
@@ -37,9 +39,10 @@ class RolloutPlan:
     max_steps: int = DEFAULT_MAX_STEPS
 
     @property
-    def cells(self) -> list[tuple[str, int]]:
-        """All (initial state, seed) pairs, a state's rollouts one after the other."""
-        return [(state, self.seed + k) for state in self.states for k in range(self.rollouts)]
+    def cells(self) -> list[Rollout]:
+        """All rollouts, those of one state after another, with the seeds that the episode manager uses."""
+        tasks = [state.split("/")[0] for state in self.states]
+        return plan(tasks, self.states, self.rollouts, self.seed)
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,16 @@ class Collected:
     new: int
 
 
-def missing_cells(root: Path, plan: RolloutPlan, policy_version: str) -> list[tuple[str, int]]:
-    """Return the (initial state, seed) pairs without a usable episode of this policy version in ``root``."""
-    done = {(entry.initial_state_id, entry.seed) for entry in _entries(root, policy_version)}
-    return [cell for cell in plan.cells if cell not in done]
-
-
-def _entries(root: Path, policy_version: str) -> list[Any]:
-    from grape_episodes.catalogue import Catalogue
-
+def completed(root: Path, wanted: RolloutPlan, policy_version: str) -> dict[Rollout, Entry]:
+    """Return the rollouts of ``wanted`` that have a usable episode of this policy version in ``root``."""
     catalogue = Catalogue(root / CATALOGUE)
     catalogue.rebuild(root)
-    return [e for e in catalogue.episodes(policy_version=policy_version) if e.outcome != "aborted"]
+    entries = catalogue.episodes(policy_version=policy_version)
+    return find_completed(wanted.cells, entries, policy_version, wanted.temperature)
 
 
 def collect_in_simulation(
-    source: str, plan: RolloutPlan, root: Path, *, workers: int = 2, progress: bool = True
+    source: str, wanted: RolloutPlan, root: Path, *, workers: int = 2, progress: bool = True
 ) -> Collected:
     """Run the policy ``source`` in :class:`SimEnvironment` and write its episodes below ``root``.
 
@@ -75,26 +72,18 @@ def collect_in_simulation(
         BadInputError: no such policy.
     """
     version = load_vla(source).version
-    cells = missing_cells(root, plan, version)
-    spec = PolicySpec(source, plan.temperature)
-    function = partial(record_rollout, spec=spec, root=root, max_steps=plan.max_steps)
-    total = len(plan.cells)
-    with tqdm(
-        total=total, initial=total - len(cells), desc="rollouts", unit="ep", disable=not progress
-    ) as bar:
-        successes = 0
+    done = completed(root, wanted, version)
+    cells = [cell for cell in wanted.cells if cell not in done]
+    spec = PolicySpec(source, wanted.temperature)
+    function = partial(record_rollout, spec=spec, root=root, max_steps=wanted.max_steps)
+    total, successes = len(wanted.cells), sum(entry.success for entry in done.values())
+    with tqdm(total=total, initial=len(done), desc="rollouts", unit="ep", disable=not progress) as bar:
         for _cell, success in run_parallel(function, cells, workers):
             successes += success
             bar.set_postfix(successes=successes)
             bar.update()
-    return summary(root, plan, version, len(cells))
-
-
-def summary(root: Path, plan: RolloutPlan, policy_version: str, new: int) -> Collected:
-    """Count the plan's episodes in ``root``."""
-    wanted = set(plan.cells)
-    found = [e for e in _entries(root, policy_version) if (e.initial_state_id, e.seed) in wanted]
-    return Collected(root, len(found), sum(e.success for e in found), new)
+    completed(root, wanted, version)  # lists the new ones
+    return Collected(root, total, successes, len(cells))
 
 
 @lru_cache(maxsize=1)
@@ -104,25 +93,32 @@ def _environment() -> SimEnvironment:
     return SimEnvironment(depth=True)
 
 
-def record_rollout(cell: tuple[str, int], *, spec: PolicySpec, root: Path, max_steps: int) -> bool:
+def record_rollout(cell: Rollout, *, spec: PolicySpec, root: Path, max_steps: int) -> bool:
     """Run and write one episode; return whether it succeeded."""
     from grape_episodes.writer import write_episode
+    from grape_policy.arm.safety import ActionRefused
 
-    initial_state_id, seed = cell
     policy, environment = load_vla(spec.source), _environment()
-    observations = [environment.reset(initial_state_id)]
-    actor = VlaActor(policy, environment.instruction, spec.temperature, cell_seed(seed, initial_state_id))
-    manifest = _start(environment, policy.version, spec.temperature, seed)
-    while len(actor.batches) < max_steps and not environment.success_now:
-        observations.append(environment.step(actor.act(observations[-1])))
+    observations = [environment.reset(cell.initial_state_id)]
+    actor = VlaActor(policy, environment.instruction, spec.temperature, cell.seed)
+    manifest = _start(environment, policy.version, spec.temperature, cell.seed)
+    refused = ""
+    while len(actor.batches) < max_steps and not (environment.success_now or refused):
+        action = actor.act(observations[-1])
+        try:
+            observations.append(environment.step(action))
+        except ActionRefused as error:  # here the arm would have stopped; the refused action never ran
+            actor.batches.pop()
+            refused = str(error)
     verdict = environment.judge()
+    outcome = "success" if verdict.success else "failure"
     done = replace(
         manifest,
-        outcome="success" if verdict.success else "failure",
+        outcome="stopped" if refused else outcome,
         success=bool(verdict.success),
         grasped=bool(verdict.grasped),
         collisions=int(verdict.collisions),
-        reason=verdict.message,
+        reason=refused or verdict.message,
     )
     write_episode(root, _episode(done, observations, actor))
     return bool(verdict.success)
