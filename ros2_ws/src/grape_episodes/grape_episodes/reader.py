@@ -18,7 +18,7 @@ from grape_episodes.manifest import PART_SUFFIX, read_manifest
 from grape_episodes.types import Episode, EpisodeError, EpisodeManifest
 from grape_episodes.validation import TOKENS, check_episode
 
-MAX_STATE_GAP_SECONDS = 0.2  # joint states further from an image than this say nothing about it
+MAX_STATE_GAP_SECONDS = 0.25  # as long as the arm itself trusts its joint states
 MAX_DEPTH_GAP_SECONDS = 0.05
 _DAMAGED = "Delete the folder, or restore it from a copy."
 _LEAVE_OUT = "Leave this episode out of the data."
