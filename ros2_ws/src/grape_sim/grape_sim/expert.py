@@ -26,15 +26,16 @@ MAX_STEP = 0.04  # m an action
 MAX_TURN = 0.15  # rad an action
 TRAVEL_HEIGHT = 0.10  # end effector's height when it moves sideways, clears every object
 RETREAT_HEIGHT = 0.12
-MIN_GRASP_HEIGHT = 0.020  # finger tips 4 mm above the table
+MIN_GRASP_HEIGHT = 0.019  # finger tips 3 mm above the table
 RELEASE_CLEARANCE = 0.004  # above contact, so that the source is laid down and not pressed
-CLOSE_XY, CLOSE_Z = 0.011, 0.010  # close when the gripper is this near to the grasp point
+CLOSE_XY, CLOSE_Z = 0.011, 0.007  # close when the gripper is this near to the grasp point
 OPEN_XY, OPEN_Z = 0.011, 0.009  # open when the held source is this near to its place
-HELD_XY, HELD_Z = 0.022, 0.022  # a source this near to the end effector can be held
+HELD_XY = 0.022  # a source this near to the end effector can be held
+FINGER_REACH = 0.014  # finger tips below the end effector, less a little for a secure grip
 # Half width of each source between the fingers, and the slack of the opening that still counts as gripping.
 FINGER_INNER_OFFSET = 0.010  # inner face of a finger pad relative to its joint position
-HALF_WIDTH = {"carrot": 0.012, "eggplant": 0.0135, "green_cube": 0.015, "spoon": 0.008}
-GRIP_SLACK = 0.0035
+HALF_WIDTH = {"carrot": 0.012, "eggplant": 0.0135, "green_cube": 0.015, "spoon": 0.009}
+GRIP_SLACK, GRIP_SQUEEZE = 0.0035, 0.002  # fingers wider or narrower than the source that still grip it
 # Horizontal error up to which the gripper goes all the way down, and the width of the slope beyond it.
 FUNNEL_FREE, FUNNEL_WIDTH = 0.007, 0.020
 # Height of the source's centre above the basket's origin when it is let go: the fingers stay above the rim.
@@ -81,8 +82,10 @@ def is_held(now: Situation, task: Task) -> bool:
     """Return whether the fingers are closed on the source: it is between them and they touch it."""
     offset = np.abs(now.source_position - now.end_effector_position)
     half_gap = now.opening - FINGER_INNER_OFFSET
-    near = bool(np.hypot(offset[0], offset[1]) < HELD_XY and offset[2] < HELD_Z)
-    return near and half_gap < HALF_WIDTH[task.source] + GRIP_SLACK
+    near = np.hypot(offset[0], offset[1]) < HELD_XY
+    overlaps = offset[2] < FINGER_REACH + OBJECTS[task.source].rest_height
+    excess = half_gap - HALF_WIDTH[task.source]
+    return bool(near and overlaps and -GRIP_SQUEEZE < excess < GRIP_SLACK)
 
 
 def is_placed(now: Situation, task: Task) -> bool:

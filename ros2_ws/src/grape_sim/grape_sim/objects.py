@@ -133,10 +133,10 @@ def _cube(half: float, colour: Colour, mass: float) -> Callable[[mujoco.MjsBody]
 
 
 def _spoon(body: mujoco.MjsBody) -> None:
-    _solid(body, _BOX, (0.040, 0.008, 0.006), (0.0, 0, 0), 0.02, WOOD)
-    _solid(body, _BOX, (0.013, 0.013, 0.005), (-0.050, 0, -0.001), 0.01)
-    _shape(body, _ELLIPSOID, (0.022, 0.017, 0.0065), (-0.052, 0, 0), WOOD)
-    _shape(body, _ELLIPSOID, (0.016, 0.012, 0.0030), (-0.052, 0, 0.0045), tuple(np.multiply(WOOD, 0.6)))
+    _solid(body, _BOX, (0.040, 0.009, 0.008), (0.0, 0, 0), 0.02, WOOD)
+    _solid(body, _BOX, (0.013, 0.013, 0.006), (-0.050, 0, -0.002), 0.01)
+    _shape(body, _ELLIPSOID, (0.022, 0.017, 0.008), (-0.052, 0, 0), WOOD)
+    _shape(body, _ELLIPSOID, (0.016, 0.012, 0.0030), (-0.052, 0, 0.006), tuple(np.multiply(WOOD, 0.6)))
 
 
 def _towel(body: mujoco.MjsBody) -> None:
@@ -152,6 +152,6 @@ OBJECTS: dict[str, ObjectShape] = {
     "basket": ObjectShape((0.062, 0.054), 0.0, 0.006, _basket),
     "green_cube": ObjectShape((0.015, 0.015), 0.015, 0.030, _cube(0.015, GREEN, 0.03)),
     "yellow_cube": ObjectShape((0.0175, 0.0175), 0.0175, 0.035, _cube(0.0175, YELLOW, 0.08)),
-    "spoon": ObjectShape((0.072, 0.017), 0.006, 0.012, _spoon),
+    "spoon": ObjectShape((0.072, 0.017), 0.008, 0.016, _spoon),
     "towel": ObjectShape((0.056, 0.050), 0.0, 0.005, _towel),
 }
