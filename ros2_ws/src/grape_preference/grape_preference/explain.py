@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from grape_preference.scoring import ConstraintScore, Score, StageScore
+from grape_preference.scoring import Score
+from grape_preference.stage_scoring import ConstraintScore, StageScore
 
 _KINDS = {"path": "on the way", "sub_goal": "at its end", "collision": "at worst"}
 

@@ -30,6 +30,8 @@ from grape_preference.segmentation import Candidate, Projector, propose
 from grape_preference.tracks import KeypointTracks
 
 WHOLE, PART = 0.70, 0.15  # shares of an object's visible area: seen whole, seen in part
+CLEAR = 0.95  # share from which nothing hides the object
+REST_SLACK = 0.006  # m by which visible points may leave the box of an object at rest
 REST_HEIGHT = 0.02  # m; an object whose lowest visible point is lower stands on the table
 FLOW_CONFIDENCE, CARRIED_CONFIDENCE = 0.5, 0.25
 FLOW_POINTS, MIN_FLOW_POINTS = 40, 5
@@ -124,7 +126,13 @@ class _Tracker:
         for t, candidate in enumerate(found):
             share = 0.0 if candidate is None else min(candidate.area / size.area, 1.0)
             seen_before = t > 0 and np.isfinite(positions[t - 1, 0])
-            if candidate is not None and (share >= WHOLE or (not seen_before and share >= PART)):
+            if (
+                candidate is not None
+                and seen_before
+                and self._rests(t, positions[t - 1], size, candidate, share)
+            ):
+                positions[t], confidence[t] = positions[t - 1], share
+            elif candidate is not None and (share >= WHOLE or (not seen_before and share >= PART)):
                 positions[t], confidence[t] = _centre(candidate, size), share
             elif seen_before:
                 move, confidence[t] = self._move(t, positions[t - 1], size, found[t - 1], candidate, share)
@@ -151,6 +159,12 @@ class _Tracker:
             if move is not None:
                 return move, FLOW_CONFIDENCE * share
         return np.zeros(3), 0.0
+
+    def _rests(self, t: int, last: np.ndarray, size: _Size, now: Candidate, share: float) -> bool:
+        """Whether what is visible of a partly hidden object lies where it was, so that it has not moved."""
+        low, high = last - size.extent / 2 - REST_SLACK, last + size.extent / 2 + REST_SLACK
+        within = bool((now.lower >= low).all() and (now.upper <= high).all())
+        return PART <= share < CLEAR and within and not self._held(t, last, size)
 
     def _held(self, t: int, last: np.ndarray, size: _Size) -> bool:
         gap = np.abs(last - self.end_effector[t - 1]) - size.extent / 2

@@ -53,7 +53,8 @@ stages:
         unit: m
 ```
 
-A stage ends at the first frame that fulfils `end`; the next one starts there. A constraint's violation is
+A stage ends at the first frame that fulfils `end`; the next starts there. The end of the last stage must
+still hold at the last frame: what was done and undone again does not count. A constraint's violation is
 `weight * max(0, expression - threshold)`; a condition counts 1 where it is false. The cost C of a stage is
 the sum over its constraints, each reduced by its kind:
 

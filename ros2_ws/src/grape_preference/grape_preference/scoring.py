@@ -1,21 +1,24 @@
-"""Score one episode: stages over time, stage costs, external reward (GRAPE eq. 8), self reward (eq. 10).
+"""Score one episode: external reward (GRAPE eq. 8), self reward (eq. 10), success, or a verdict why not.
 
 What is not scorable says so: ``Score.verdict`` is then not "ok" and the rewards are None.
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from grape_episodes.types import Episode
 
-from grape_preference.constraints import Constraint, Stage, StagePlan, plan_for_task
-from grape_preference.language_functions import BOOLEAN, Context
+from grape_preference.constraints import StagePlan, plan_for_task
+from grape_preference.stage_scoring import (
+    ConstraintScore,
+    ScoringError,
+    StageScore,
+    external_reward,
+    score_stages,
+)
 from grape_preference.tracks import KeypointTracks
 
 MIN_TRACKED_SHARE = 0.5  # of frames with positive confidence, for each keypoint that the stages read
@@ -29,44 +32,6 @@ VERDICTS = (
     "no_stages",
     "unreadable",
 )
-
-
-class ScoringError(ValueError):
-    """An episode has no score; ``verdict`` is one of VERDICTS."""
-
-    def __init__(self, verdict: str, message: str) -> None:
-        super().__init__(message)
-        self.verdict = verdict
-
-
-@dataclass(frozen=True)
-class ConstraintScore:
-    """One constraint over its stage: the reduced raw value (in ``unit``) and the cost it adds."""
-
-    kind: str
-    expression: str
-    unit: str
-    threshold: float
-    value: float
-    cost: float
-
-
-@dataclass(frozen=True)
-class StageScore:
-    """One stage: its frames [begin, end] (None: never begun), its cost C_i, and the cost of every kind.
-
-    ``cost_over_time``: the weighted violations of all its constraints at every frame of the episode, also
-    outside the stage (for plots).
-    """
-
-    name: str
-    begin: int | None
-    end: int | None
-    completed: bool
-    cost: float
-    kinds: dict[str, float]
-    constraints: tuple[ConstraintScore, ...]
-    cost_over_time: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -135,23 +100,6 @@ def self_reward(episode: Episode) -> tuple[float, float]:
     return float(values.sum()), float(values.mean())
 
 
-def score_stages(plan: StagePlan, tracks: KeypointTracks) -> tuple[StageScore, ...]:
-    """Cut the episode into the plan's stages and return their costs; raise ScoringError if not finite."""
-    context = Context(tracks)
-    scores: list[StageScore] = []
-    begin: int | None = 0
-    for stage in plan.stages:
-        begin, end, completed = _span(stage, context, begin)
-        scores.append(_score_stage(stage, context, begin, end, completed, plan.unreached_cost))
-        begin = end if completed else None
-    return tuple(scores)
-
-
-def external_reward(stages: Sequence[StageScore]) -> float:
-    """Return R_ext = product of exp(-C_i), in (0, 1] (eq. 8)."""
-    return max(math.exp(-sum(stage.cost for stage in stages)), sys.float_info.min)
-
-
 def _plan(task: str) -> StagePlan:
     try:
         return plan_for_task(task)
@@ -172,68 +120,6 @@ def _usable(episode: Episode, tracks: KeypointTracks | None, plan: StagePlan) ->
         if share < MIN_TRACKED_SHARE:
             raise ScoringError("lost_keypoints", f"{name} was seen in only {share:.0%} of the frames")
     return tracks
-
-
-def _span(stage: Stage, context: Context, earliest: int | None) -> tuple[int | None, int | None, bool]:
-    """Return (begin, end, completed): the stage's frames, both inclusive; an open stage ends at the last."""
-    if earliest is None:
-        return None, None, False
-    context.stage_start = earliest
-    begin = earliest if stage.start is None else _first(stage.start.evaluate(context), earliest)
-    if begin is None:
-        return None, None, False
-    context.stage_start = begin
-    end = _first(stage.end.evaluate(context), begin)
-    return begin, len(context.tracks) - 1 if end is None else end, end is not None
-
-
-def _first(holds: np.ndarray, earliest: int) -> int | None:
-    frames = np.flatnonzero(holds[earliest:])
-    return earliest + int(frames[0]) if len(frames) else None
-
-
-def _score_stage(
-    stage: Stage, context: Context, begin: int | None, end: int | None, completed: bool, unreached_cost: float
-) -> StageScore:
-    last = len(context.tracks) - 1
-    context.stage_start = last if begin is None else begin
-    values = [_values(constraint, context) for constraint in stage.constraints]
-    violations = [np.maximum(0.0, v - c.threshold) for v, c in zip(values, stage.constraints, strict=True)]
-    terms = tuple(
-        _constraint_score(constraint, value, violation, begin, last if end is None else end)
-        for constraint, value, violation in zip(stage.constraints, values, violations, strict=True)
-    )
-    weighted = [c.weight * v for c, v in zip(stage.constraints, violations, strict=True)]
-    over_time = np.sum(weighted, axis=0) if weighted else np.zeros(last + 1)
-    cost = sum(term.cost for term in terms) + (0.0 if completed else unreached_cost)
-    if not np.isfinite(cost):
-        raise ScoringError("not_finite", f"the cost of stage {stage.name!r} is not a finite number")
-    kinds = {kind: sum(t.cost for t in terms if t.kind == kind) for kind in ("path", "sub_goal", "collision")}
-    return StageScore(stage.name, begin, end, completed, cost, kinds, terms, tuple(over_time.tolist()))
-
-
-def _values(constraint: Constraint, context: Context) -> np.ndarray:
-    values = constraint.expression.evaluate(context)
-    return (~values if constraint.expression.kind == BOOLEAN else values).astype(np.float64)
-
-
-def _constraint_score(
-    constraint: Constraint, values: np.ndarray, violations: np.ndarray, begin: int | None, end: int
-) -> ConstraintScore:
-    """Reduce over the stage: path by the mean, collision by the maximum, sub-goal by the last frame.
-
-    A stage that never began has no frames: its sub-goals are taken at the last frame, the rest is 0.
-    """
-    if begin is None and constraint.kind != "sub_goal":
-        value, violation = 0.0, 0.0
-    elif constraint.kind == "sub_goal":
-        value, violation = values[end], violations[end]
-    else:
-        reduce = np.mean if constraint.kind == "path" else np.max
-        value, violation = reduce(values[begin : end + 1]), reduce(violations[begin : end + 1])
-    cost = constraint.weight * float(violation)
-    text, unit = constraint.expression.text, constraint.unit
-    return ConstraintScore(constraint.kind, text, unit, constraint.threshold, float(value), cost)
 
 
 def _score(
