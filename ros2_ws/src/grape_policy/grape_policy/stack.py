@@ -61,6 +61,7 @@ class NodeDescription:
         required: the stack stops when this node ends for good.
         respawns: how often it may be started again after it ended by itself.
         announces_ready: prints the line ``ready`` when it can do its work (all nodes of ours do).
+        stops_first: is stopped before the others, which it still needs.
     """
 
     name: str
@@ -73,6 +74,7 @@ class NodeDescription:
     required: bool = True
     respawns: int = 0
     announces_ready: bool = True
+    stops_first: bool = False
 
 
 DEFAULT_CHECKPOINT = "checkpoints/grape-small"
@@ -85,6 +87,7 @@ ARGUMENTS = (
         "camera", "none", "camera driver to start; none: simulated or already running", ("none", "realsense")
     ),
     Argument("checkpoint", DEFAULT_CHECKPOINT, "folder of the policy to load at the start", is_path=True),
+    Argument("registry", "runs/registry", "folder of the registry of policy versions", is_path=True),
     Argument("episodes_folder", "runs/episodes", "folder that receives one folder per episode", is_path=True),
 )
 
@@ -123,7 +126,7 @@ NODES = (
         "grape_policy",
         "policy_node",
         "grape_policy.nodes.policy_node",
-        parameters={"checkpoint": "{checkpoint}"},
+        parameters={"checkpoint": "{checkpoint}", "registry": "{registry}"},
         respawns=2,
     ),
     NodeDescription(
@@ -140,6 +143,7 @@ NODES = (
         "episode_manager_node",
         "grape_policy.nodes.episode_manager_node",
         parameters={"episodes_folder": "{episodes_folder}"},
+        stops_first=True,  # it closes the open episode with the help of the others
     ),
 )
 

@@ -100,7 +100,9 @@ class Supervisor:
             await self._stopping.wait()
         finally:
             ready.cancel()
-            await asyncio.gather(*(process.stop() for process in self.processes.values()))
+            for first in (True, False):
+                wave = [self.processes[n.name].stop() for n in self.nodes if n.stops_first is first]
+                await asyncio.gather(*wave)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, ready, return_exceptions=True)
