@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,27 @@ def position(pose: Any) -> np.ndarray:
     return np.array([p.x, p.y, p.z])
 
 
+@pytest.fixture(scope="module")
+def running(module_start: Any, module_probe: Any) -> Any:
+    """One arm node for the file, seen by the probe; with its first safety state and joint positions."""
+    module_start(ARM, driver="mock")
+    module_probe.listen("joint_states", "end_effector_pose", "safety_state", "diagnostics")
+    module_probe.wait_for("end_effector_pose", seconds=30)
+    first = module_probe.wait_for("safety_state"), module_probe.wait_for("joint_states")
+    return SimpleNamespace(probe=module_probe, first_status=first[0], first_joints=first[1])
+
+
 @pytest.fixture
-def arm(start: Any, probe: Any) -> Any:
-    """An armed arm node, seen by the probe."""
-    start(ARM, driver="mock")
-    probe.listen("joint_states", "end_effector_pose", "safety_state", "diagnostics")
-    probe.wait_for("end_effector_pose")
+def arm(running: Any) -> Any:
+    """The arm, armed anew wherever the last test has left it."""
+    probe = running.probe
+    probe.call("emergency_stop", engage=False)
+    probe.call("set_armed", armed=False)
     assert probe.call("set_armed", armed=True).success
+    for messages in probe.received.values():
+        messages.clear()
+    probe.wait_for("end_effector_pose")
+    probe.wait_for("joint_states")
     return probe
 
 
@@ -55,16 +70,14 @@ def state_becomes(probe: Any, state: int, seconds: float = 3.0) -> Any:
     return last(probe, "safety_state")
 
 
-def test_starts_disarmed_and_does_not_move(start: Any, probe: Any) -> None:
-    start(ARM, driver="mock")
-    probe.listen("joint_states", "safety_state")
-    probe.wait_for("joint_states")
-    first = probe.wait_for("safety_state")
+def test_starts_disarmed_and_does_not_move(running: Any) -> None:
+    probe, first = running.probe, running.first_status
     assert first.state == grape_msgs.SafetyState.DISARMED
     assert first.reason == grape_msgs.SafetyState.REASON_NOT_ARMED_YET
+    np.testing.assert_array_equal(running.first_joints.position[:6], load_description().home)
     probe.publish("action", action(probe, [0.03, 0, 0, 0, 0, 0, OPEN]))
     probe.spin(0.5)
-    np.testing.assert_array_equal(last(probe, "joint_states").position[:6], load_description().home)
+    assert last(probe, "joint_states").position == running.first_joints.position
 
 
 def test_follows_actions_by_the_commanded_delta(arm: Any) -> None:
@@ -72,28 +85,32 @@ def test_follows_actions_by_the_commanded_delta(arm: Any) -> None:
     deltas = [[0.02, 0.01, -0.01, 0, 0, 0, 0.0], [-0.01, 0.02, 0.0, 0, 0, 0.1, 0.0]]
     for step, delta in enumerate(deltas):
         arm.publish("action", action(arm, delta, step))
-        arm.spin(0.3)
-    moved = position(last(arm, "end_effector_pose")) - start_position
-    np.testing.assert_allclose(moved, np.sum(deltas, axis=0)[:3], atol=5e-4)
-    assert last(arm, "joint_states").position[6] == pytest.approx(load_description().gripper.closed, abs=1e-6)
+        arm.spin(0.2)
+    goal = start_position + np.sum(deltas, axis=0)[:3]
+    arm.until(lambda: np.allclose(position(last(arm, "end_effector_pose")), goal, atol=5e-4), 5, "the goal")
+    closed = load_description().gripper.closed
+    arm.until(lambda: abs(last(arm, "joint_states").position[6] - closed) < 1e-6, 5, "a closed gripper")
 
 
-def test_joint_states_and_pose_come_at_fifty_hertz(arm: Any) -> None:
-    arm.received["joint_states"].clear()
-    arm.received["end_effector_pose"].clear()
-    arm.spin(2.0)
-    assert len(arm.received["joint_states"]) >= 90
-    assert len(arm.received["end_effector_pose"]) >= 90
+def test_joint_states_and_pose_come_at_fifty_hertz(arm: Any, holds_rates: Any) -> None:
+    def enough_in_two_seconds() -> bool:
+        arm.received["joint_states"].clear()
+        arm.received["end_effector_pose"].clear()
+        arm.spin(2.0)
+        return min(len(arm.received["joint_states"]), len(arm.received["end_effector_pose"])) >= 90
+
+    holds_rates(enough_in_two_seconds)
 
 
 def test_not_a_number_stops_with_a_reason_and_holds(arm: Any) -> None:
+    before = last(arm, "joint_states").position
     arm.publish("action", action(arm, [math.nan] * 7))
     status = state_becomes(arm, grape_msgs.SafetyState.STOPPED)
     assert status.reason == grape_msgs.SafetyState.REASON_INVALID_ACTION
     assert "finite" in status.message
     arm.publish("action", action(arm, [0.03, 0, 0, 0, 0, 0, OPEN]))
     arm.spin(0.4)
-    np.testing.assert_allclose(last(arm, "joint_states").position[:6], load_description().home, atol=1e-9)
+    np.testing.assert_allclose(last(arm, "joint_states").position, before, atol=1e-9)
 
 
 def test_the_first_reason_stays_until_armed_again(arm: Any) -> None:
@@ -113,7 +130,7 @@ def test_silence_after_the_first_action_stops(arm: Any) -> None:
     sent = time.monotonic()
     status = state_becomes(arm, grape_msgs.SafetyState.STOPPED)
     assert status.reason == grape_msgs.SafetyState.REASON_STALE_COMMAND
-    assert 0.9 < time.monotonic() - sent < 1.6
+    assert 0.9 < time.monotonic() - sent < 2.5
 
 
 def test_the_end_of_an_episode_is_not_silence(arm: Any) -> None:
@@ -157,13 +174,23 @@ def test_disarming_holds(arm: Any) -> None:
     assert last(arm, "safety_state").reason == grape_msgs.SafetyState.REASON_DISARMED_BY_REQUEST
 
 
-def test_without_joint_states_it_does_not_arm(start: Any, probe: Any) -> None:
+def test_diagnostics_carry_state_and_timing(arm: Any) -> None:
+    entry = arm.wait_for("diagnostics").status[0]
+    values = {pair.key: pair.value for pair in entry.values}
+    assert entry.name == "grape/arm"
+    assert values["state"] == "ARMED"
+    assert float(values["jitter_p99_ms"]) > 0
+
+
+def test_without_joint_states_it_does_not_arm(module_start: Any, start: Any, probe: Any) -> None:
+    if ARM in module_start.running:
+        assert module_start.stop(ARM) == 0
     start(ARM, driver="sim")
-    answer = probe.call("set_armed", armed=True)
+    answer = probe.call("set_armed", seconds=30, armed=True)
     assert not answer.success
     assert "joint states" in answer.message
 
 
 def test_an_unknown_driver_is_one_clear_line(start: Any) -> None:
     process = start(ARM, driver="warp")
-    assert process.wait(timeout=20) == 1
+    assert process.wait(timeout=30) == 1

@@ -21,7 +21,7 @@ class Timeouts:
     """Seconds until the arm stops itself, and the oldest image (s) an action may be computed from."""
 
     command: float = 1.0
-    joint_states: float = 0.25
+    joint_states: float = 0.5
     observation: float = 1.0
 
 
