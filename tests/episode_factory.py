@@ -32,13 +32,14 @@ def make_episode(steps: int = 4, seed: int = 0, *, depth: bool = True, **manifes
     rng = np.random.default_rng(seed)
     camera, count = contract.camera(), steps + 1
     shape = (count, camera.height, camera.width)
-    smooth = np.linspace(0, 200, shape[2])[None, None, :, None] + np.arange(count)[:, None, None, None]
-    noise = rng.integers(0, 8, (*shape, 3))
+    smooth = np.linspace(0, 100, shape[2]).astype(np.uint8)[None, None, :, None]
+    steps_seen = np.arange(count, dtype=np.uint8)[:, None, None, None]
+    noise = rng.integers(0, 8, (*shape, 3), dtype=np.uint8)
     quaternions = rng.normal(size=(count, 4))
     return Episode(
         manifest=make_manifest(**{"outcome": "success", "success": True, "grasped": True, **manifest}),
-        images=(smooth + noise).astype(np.uint8),
-        depths=rng.integers(300, 1500, shape).astype(np.uint16) if depth else None,
+        images=smooth + steps_seen + noise,
+        depths=rng.integers(300, 1500, shape, dtype=np.uint16) if depth else None,
         stamps_ns=1_770_000_000_123_456_789 + 200_000_000 * np.arange(count, dtype=np.int64),
         actions=rng.normal(scale=0.02, size=(steps, 7)),
         token_ids=rng.integers(31744, 32000, (steps, 7)),

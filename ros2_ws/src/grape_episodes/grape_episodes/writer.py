@@ -131,7 +131,7 @@ def write_episode(root: Path, episode: Episode) -> Path:
     """
     check_episode(episode, root)
     writer = EpisodeWriter(root, episode.manifest)
-    for topic_key, message, stamp in _stream(episode):
+    for topic_key, message, stamp in episode_messages(episode):
         topic = contract.topics()[topic_key]
         writer.write_raw(topic.name, topic.type, messages.serialize(message), stamp)
     manifest = episode.manifest
@@ -144,7 +144,7 @@ def write_episode(root: Path, episode: Episode) -> Path:
     )
 
 
-def _stream(episode: Episode) -> Iterator[tuple[str, Any, int]]:
+def episode_messages(episode: Episode) -> Iterator[tuple[str, Any, int]]:
     """Yield (contract key, message, stamp) in the order in which a robot would have published them."""
     frames = contract.document()["frames"]
     stamps = [int(stamp) for stamp in episode.stamps_ns]
