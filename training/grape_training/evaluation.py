@@ -46,15 +46,23 @@ class _Cell:
     initial_state_id: str
 
 
-def initial_states(tasks: Sequence[str], split: str, count: int, first: int = 0) -> list[str]:
-    """Return ``count`` initial state ids spread evenly over ``tasks``, e.g. ``carrot_on_plate/eval/0000``.
+def initial_states(tasks: Sequence[str], split: str, per_task: int, first: int = 0) -> list[str]:
+    """Return the ids of ``per_task`` initial states of every task, e.g. ``carrot_on_plate/eval/0000``.
 
     Raises:
-        BadInputError: no tasks, or nothing to evaluate.
+        BadInputError: unknown task or split, or nothing to run.
     """
-    if not tasks or count < 1:
-        raise BadInputError("no initial states were asked for", "Give at least one task and one state")
-    return sorted(f"{tasks[k % len(tasks)]}/{split}/{first + k // len(tasks):04d}" for k in range(count))
+    from grape_sim.initial_state import SPLITS, make_id
+    from grape_sim.tasks import TASKS
+
+    unknown = sorted(set(tasks) - set(TASKS))
+    if unknown or not tasks:
+        raise BadInputError(f"unknown task {', '.join(unknown) or '(none)'}", f"Tasks: {', '.join(TASKS)}")
+    if split not in SPLITS or per_task < 1:
+        raise BadInputError(
+            f"{per_task} states of split {split!r}", f"Give at least one; splits: {', '.join(SPLITS)}"
+        )
+    return [make_id(task, split, first + index) for index in range(per_task) for task in tasks]
 
 
 def evaluate(
