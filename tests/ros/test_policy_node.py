@@ -13,6 +13,7 @@ from vla_factory import STATISTICS, random_images, tiny_checkpoint
 
 pytestmark = pytest.mark.ros
 pytest.importorskip("grape_msgs.msg", exc_type=ImportError)
+START_SECONDS = 90  # importing torch on a busy machine
 NODE = "grape_policy.nodes.policy_node"
 TASK = {"active": True, "episode_id": "e1", "instruction": "put the carrot on the plate", "seed": 3}
 
@@ -48,12 +49,26 @@ def checkpoints(tmp_path_factory: Any) -> tuple[Path, str, Path, str]:
     return first, tiny_checkpoint(first, seed=0), second, tiny_checkpoint(second, seed=1)
 
 
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: Any) -> Path:
+    return tmp_path_factory.mktemp("registry")
+
+
+@pytest.fixture(scope="module")
+def running(module_start: Any, module_probe: Any, checkpoints: Any, registry: Path) -> Any:
+    """One policy node for all tests: importing torch takes longer than all of them."""
+    module_start(NODE, checkpoint=checkpoints[0], registry=registry)
+    module_probe.listen("action")
+    assert module_probe.call("set_policy_task", seconds=START_SECONDS, active=False).success
+    return module_probe
+
+
 @pytest.fixture
-def node(start: Any, probe: Any, checkpoints: Any, tmp_path: Path) -> Any:
-    start(NODE, checkpoint=checkpoints[0], registry=tmp_path / "registry")
-    probe.listen("action")
-    assert probe.call("set_policy_task", seconds=30, active=False).success
-    return probe
+def node(running: Any) -> Any:
+    assert running.call("set_policy_task", active=False).success
+    running.spin(0.2)
+    running.received["action"].clear()
+    return running
 
 
 def stamps_of(actions: list[Any]) -> list[int]:
@@ -117,7 +132,7 @@ def test_no_action_from_stale_images_and_bad_tasks_are_refused(node: Any) -> Non
 
 
 def test_reload_switches_between_two_actions_and_refuses_broken_checkpoints(
-    node: Any, checkpoints: Any, tmp_path: Path
+    node: Any, checkpoints: Any, registry: Path, tmp_path: Path
 ) -> None:
     _, old, second, new = checkpoints
     actions, camera = node.received["action"], Camera(node)
@@ -134,10 +149,10 @@ def test_reload_switches_between_two_actions_and_refuses_broken_checkpoints(
     count = len(actions)
     camera.run_until(lambda: len(actions) >= count + 2, 5, "actions after the refusal")
     assert {action.policy_version for action in actions} == {old}
-    versions = tmp_path / "registry" / "versions"
+    versions = registry / "versions"
     versions.mkdir(parents=True)
     (versions / "v2").symlink_to(second)
-    (tmp_path / "registry" / "current.json").write_text(json.dumps({"version": "v2"}))
+    (registry / "current.json").write_text(json.dumps({"version": "v2"}))
     loaded = node.call("load_policy", checkpoint="")
     assert loaded.success, loaded.message
     assert loaded.policy_version == new
@@ -147,6 +162,12 @@ def test_reload_switches_between_two_actions_and_refuses_broken_checkpoints(
     assert [action.step for action in actions] == list(range(len(actions)))
 
 
-def test_a_missing_checkpoint_stops_the_start_with_one_clear_line(start: Any, tmp_path: Path) -> None:
-    process = start(NODE, checkpoint=tmp_path / "absent")
-    assert process.wait(timeout=30) == 1
+def test_a_missing_checkpoint_stops_the_start_with_one_clear_line(
+    ros_environment: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    from grape_policy.nodes import base, policy_node
+
+    monkeypatch.setattr(base.signal, "signal", lambda *_: None)  # the test runner keeps its Ctrl+C
+    folder = tmp_path / "absent"
+    assert policy_node.main(["--ros-args", "-p", f"checkpoint:={folder}"]) == 1
+    assert f"cannot start: checkpoint {folder} was refused" in capsys.readouterr().err

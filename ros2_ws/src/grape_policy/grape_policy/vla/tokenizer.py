@@ -63,7 +63,7 @@ class VlaTokenizer:
     def prompt_ids(self, instruction: str) -> list[int]:
         """Return the prompt's ids: BOS first, the lone-space token last.
 
-        OpenVLA was trained with that token before the first action token; it is added when it is missing.
+        OpenVLA was trained with that token before the first action token; no prompt's text ends with it.
 
         Raises:
             ValueError: the instruction is empty or longer than 400 characters.
@@ -74,9 +74,7 @@ class VlaTokenizer:
                 f"an instruction needs 1 to {MAX_INSTRUCTION_CHARACTERS} characters, got {len(instruction)}"
             )
         text = PROMPTS[self.prompt_style].format_map({"instruction": instruction})
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-        closing = [] if ids and ids[-1] == self.empty_id else [self.empty_id]
-        return [self.bos_id, *ids, *closing]
+        return [self.bos_id, *self.tokenizer.encode(text, add_special_tokens=False).ids, self.empty_id]
 
 
 def train_tokenizer(instructions: Iterable[str], merges: int = 256) -> VlaTokenizer:
