@@ -7,6 +7,7 @@ skipping the (initial state, seed) pairs that are there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -77,8 +78,9 @@ def collect_in_simulation(
     spec = PolicySpec(source, wanted.temperature)
     function = partial(record_rollout, spec=spec, root=root, max_steps=wanted.max_steps)
     total, successes = len(wanted.cells), sum(entry.success for entry in done.values())
-    with tqdm(total=total, initial=len(done), desc="rollouts", unit="ep", disable=not progress) as bar:
-        for _cell, success in run_parallel(function, cells, workers):
+    bar = tqdm(total=total, initial=len(done), desc="rollouts", unit="ep", disable=not progress)
+    with bar, closing(run_parallel(function, cells, workers)) as results:
+        for _cell, success in results:
             successes += success
             bar.set_postfix(successes=successes)
             bar.update()

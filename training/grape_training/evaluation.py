@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -89,10 +90,9 @@ def evaluate(
     cells = [_Cell(n, s, state) for state in states for n, s in policies.items() if state not in done[n]]
     function = partial(run_cell, max_steps=max_steps, seed=seed)
     total = len(states) * len(policies)
-    with tqdm(
-        total=total, initial=total - len(cells), desc="evaluation", unit="ep", disable=not progress
-    ) as bar:
-        for cell, result in run_parallel(function, cells, workers):
+    bar = tqdm(total=total, initial=total - len(cells), desc="evaluation", unit="ep", disable=not progress)
+    with bar, closing(run_parallel(function, cells, workers)) as results:
+        for cell, result in results:
             append_json_line(paths[cell.name], asdict(result))
             done[cell.name][result.initial_state_id] = result
             bar.update()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -23,11 +23,11 @@ _PR_SET_PDEATHSIG = 1
 
 def run_parallel(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Yield ``(item, function(item))`` in the order of completion, from ``workers`` spawned processes.
 
-    ``function`` and the items must be picklable. Workers ignore Ctrl+C (the caller handles it and closes this
-    generator) and die with their parent.
+    ``function`` and the items must be picklable. Workers ignore Ctrl+C and die with their parent: use
+    ``contextlib.closing``, so that they end at once when the caller is interrupted.
 
     Raises:
         UserError: a worker was killed (most likely for lack of memory).

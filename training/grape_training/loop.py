@@ -1,0 +1,222 @@
+"""``grape loop``: collect, score, train, evaluate, gate, reload and report, resumable stage by stage."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grape_training.evaluation import CellResult, compare, evaluate, initial_states, summarise
+from grape_training.files import write_json
+from grape_training.gate import DEMO, GateOptions, decide
+from grape_training.loop_graph import LoopGraph, loop_graph
+from grape_training.policies import PolicySpec
+from grape_training.registry import Registry
+from grape_training.stages import Stages
+from grape_training.tpo import TpoOptions
+
+PROOF_STATE = 9000  # index of the evaluation state that the reloaded policy is run from
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Sizes and folders of one loop; the defaults are those of the demo."""
+
+    output: Path
+    checkpoint: Path
+    tasks: tuple[str, ...] = ("carrot_on_plate", "eggplant_in_basket", "stack_cube", "spoon_on_towel")
+    states: int = 2
+    rollouts: int = 5
+    temperature: float = 1.0
+    eval_states: int = 20
+    max_steps: int = 50
+    seed: int = 0
+    workers: int = 2
+    ros: bool = True
+    tpo: TpoOptions = field(default_factory=TpoOptions)
+    gate: GateOptions = DEMO
+
+
+def run_loop(options: LoopOptions, *, quiet: bool = False) -> dict[str, Any]:
+    """Run the whole loop once and return the summary, which is also in ``<output>/summary.json``.
+
+    Raises:
+        UserError: something the user can mend; the stages that are complete are kept.
+    """
+    from grape_training.loop_summary import make_summary, print_summary
+
+    say = _silent if quiet else _say
+    _check_machine(options, say)
+    stages = Stages(options.output / "stages", say)
+    registry = Registry(options.output / "registry")
+    incumbent = _incumbent(registry, options)
+    with loop_graph(registry.folder(incumbent), options.output) if options.ros else nullcontext() as graph:
+        results = _improve(options, stages, registry, incumbent, graph, quiet)
+    summary = make_summary(options.output, incumbent, results, stages.seconds)
+    write_json(options.output / "summary.json", summary)
+    summary["report"] = _report(options.output, say)
+    write_json(options.output / "summary.json", summary)
+    if not quiet:
+        print_summary(summary)
+    return summary
+
+
+def _improve(
+    options: LoopOptions,
+    stages: Stages,
+    registry: Registry,
+    incumbent: str,
+    graph: LoopGraph | None,
+    quiet: bool,
+) -> dict[str, dict[str, Any]]:
+    """Run the stages; each one's inputs name everything its result depends on."""
+    loop = _Loop(options, registry, incumbent, graph, quiet)
+    data = {
+        name: getattr(options, name) for name in ("tasks", "states", "rollouts", "temperature", "seed", "ros")
+    }
+    inputs: dict[str, Any] = {"incumbent": incumbent, "max_steps": options.max_steps, **data}
+    results = {"collect": stages.run("collect", inputs, loop.collect)}
+    with graph.suspended() if graph is not None else nullcontext():
+        results["score"] = stages.run("score", inputs, loop.score)
+        inputs = {**inputs, "tpo": asdict(options.tpo), "pairs": results["score"]["pairs"]}
+        results["train"] = stages.run("train", inputs, loop.train)
+        candidate = results["train"]["candidate"]
+        inputs = {**inputs, "candidate": candidate, "eval_states": options.eval_states}
+        results["evaluate"] = stages.run("evaluate", inputs, lambda: loop.evaluate(candidate))
+        inputs = {**inputs, "gate": asdict(options.gate)}
+        results["gate"] = stages.run("gate", inputs, lambda: loop.judge(candidate))
+    if graph is not None and results["gate"]["promote"]:
+        results["reload"] = stages.run("reload", inputs, lambda: loop.reload(graph, candidate))
+    return results
+
+
+class _Loop:
+    """The stages' work."""
+
+    def __init__(
+        self, options: LoopOptions, registry: Registry, incumbent: str, graph: LoopGraph | None, quiet: bool
+    ) -> None:
+        self.options, self.registry, self.incumbent = options, registry, incumbent
+        self.graph, self.progress = graph, not quiet
+        self.episodes = options.output / "episodes"
+        self.source = registry.folder(incumbent)
+
+    def collect(self) -> dict[str, Any]:
+        from grape_training.collect import RolloutPlan, collect_in_simulation
+
+        o = self.options
+        states = tuple(initial_states(o.tasks, "collect", o.states))
+        wanted = RolloutPlan(states, o.rollouts, o.temperature, o.seed, o.max_steps)
+        if self.graph is None:
+            found = collect_in_simulation(
+                str(self.source), wanted, self.episodes, workers=o.workers, progress=self.progress
+            )
+            return {"episodes": found.episodes, "successes": found.successes}
+        outcome = self.graph.collect(wanted, self.progress)
+        return {"episodes": outcome.episodes, "successes": outcome.successes}
+
+    def score(self) -> dict[str, Any]:
+        from grape_preference.folder import score_folder
+
+        result = score_folder(
+            self.episodes, self.options.output, self.options.workers, progress=self.progress
+        )
+        return {"scored": result.scored, "pairs": len(result.pairs)}
+
+    def train(self) -> dict[str, Any]:
+        from grape_training.pipeline import load_base, register_candidate, run_tpo
+
+        output, pairs = self.options.output / "tpo", self.options.output / "pairs.parquet"
+        result = run_tpo(self.source, pairs, self.episodes, output, self.options.tpo, progress=self.progress)
+        base = load_base(self.source, output)[1]
+        candidate = register_candidate(
+            self.registry, "tpo", result, base, self.options.tpo, {"pairs": str(pairs)}
+        )
+        return {"candidate": candidate, **{k: v for k, v in asdict(result).items() if k != "adapter"}}
+
+    def evaluate(self, candidate: str) -> dict[str, Any]:
+        cells = self._cells(candidate)
+        return {
+            "before": summarise(cells["before"]),
+            "after": summarise(cells["after"]),
+            "difference": compare(cells["after"], cells["before"]),
+        }
+
+    def judge(self, candidate: str) -> dict[str, Any]:
+        cells = self._cells(candidate)
+        decision = decide(candidate, self.incumbent, cells["after"], cells["before"], self.options.gate)
+        if decision.promote and self.registry.current != candidate:
+            self.registry.promote(candidate, decision)
+        write_json(self.options.output / "gate.json", decision.to_dict())
+        return decision.to_dict()
+
+    def _cells(self, candidate: str) -> dict[str, list[CellResult]]:
+        o = self.options
+        specs = {
+            "before": PolicySpec(str(self.source)),
+            "after": PolicySpec(str(self.registry.folder(candidate))),
+        }
+        states = initial_states(o.tasks, "eval", o.eval_states)
+        return evaluate(
+            specs,
+            states,
+            o.output / "evaluation",
+            workers=o.workers,
+            max_steps=o.max_steps,
+            progress=self.progress,
+        )
+
+    def reload(self, graph: LoopGraph, candidate: str) -> dict[str, Any]:
+        version = graph.load_policy(self.registry.folder(candidate))
+        episode = graph.run_episode(
+            f"{self.options.tasks[0]}/eval/{PROOF_STATE}", max_steps=self.options.max_steps
+        )
+        return {
+            "version": version,
+            "proof": asdict(episode),
+            "recorded_version": recorded_version(episode.path),
+        }
+
+
+def recorded_version(episode: str) -> str:
+    """Return the policy version that an episode's manifest names; empty without a recording."""
+    from grape_episodes.manifest import read_manifest
+
+    return read_manifest(Path(episode)).policy_version if episode else ""
+
+
+def _incumbent(registry: Registry, options: LoopOptions) -> str:
+    """Return the version to improve: always the given checkpoint, so that a resumed run does the same."""
+    version = registry.add(options.checkpoint, "base")
+    if registry.current is None:
+        registry.start(version)
+    return version
+
+
+def _check_machine(options: LoopOptions, say: Any) -> None:
+    """Run the doctor's quick checks.
+
+    Raises:
+        UserError: the first one that fails, with its remedy.
+    """
+    from grape_training.preflight import check_machine
+
+    say("doctor ...")
+    check_machine(options.checkpoint, options.output, ros=options.ros)
+
+
+def _report(output: Path, say: Any) -> str:
+    from grape_training.report import write_report
+
+    say("report ...")
+    return str(write_report(output))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _silent(text: str) -> None:
+    """Say nothing: a program reads the output."""

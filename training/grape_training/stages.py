@@ -1,0 +1,38 @@
+"""Stages of a long run: their results are on disk and are not made again for the same inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from grape_training.files import hash_json, read_json, write_json
+
+
+class Stages:
+    """Results below ``folder``, one JSON file per stage, written when the stage is complete."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.say = say
+        self.seconds: dict[str, float] = {}
+
+    def run(
+        self, name: str, inputs: dict[str, Any], function: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Return ``function()``, or its result of an earlier run if that had the same ``inputs``."""
+        path, key = self.folder / f"{name}.json", hash_json(inputs)
+        saved = read_json(path, "Delete it to run the stage again") if path.exists() else {}
+        if saved.get("inputs") == key:
+            self.say(f"{name}: done before")
+            self.seconds[name] = saved["seconds"]
+            result: dict[str, Any] = saved["result"]
+            return result
+        self.say(f"{name} ...")
+        started = time.monotonic()
+        result = function()
+        self.seconds[name] = round(time.monotonic() - started, 1)
+        write_json(path, {"inputs": key, "result": result, "seconds": self.seconds[name]})
+        self.say(f"{name}: {self.seconds[name]:.0f} s")
+        return result
