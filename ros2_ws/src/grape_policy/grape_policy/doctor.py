@@ -88,7 +88,11 @@ def check_ros() -> Check:
 
 def check_domain() -> Check:
     """Is the ROS domain free of other programs on this machine?"""
-    domain_id = int(os.environ.get("ROS_DOMAIN_ID") or 0)
+    text = os.environ.get("ROS_DOMAIN_ID") or "0"
+    if not (text.isdecimal() and int(text) <= domain.LAST_DOMAIN):
+        remedy = f"export ROS_DOMAIN_ID=<0 to {domain.LAST_DOMAIN}>"
+        return Check("domain", False, f"ROS_DOMAIN_ID={text} is no domain of this machine", remedy)
+    domain_id = int(text)
     count = domain.participants(domain_id)
     if count:
         remedy = "stop that program, or choose another domain: export ROS_DOMAIN_ID=42"
@@ -143,7 +147,8 @@ def check_control_rate(checkpoint: Path, log_folder: Path) -> Check:
         return Check("control rate", False, "the graph did not answer", f"see the logs in {log_folder}")
     lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
     detail = lines[-1] if lines else f"the probe ended with exit code {result.returncode}"
-    remedy = "" if result.returncode == 0 else f"close programs that use the processor; logs: {log_folder}"
+    load = f"load average {os.getloadavg()[0]:.0f} on {os.cpu_count()} processors"
+    remedy = "" if result.returncode == 0 else f"close other programs ({load}); logs: {log_folder}"
     return Check("control rate", result.returncode == 0, detail, remedy)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 PORT_BASE, DOMAIN_GAIN = 7400, 250
 FIRST_UNICAST_OFFSET, LAST_UNICAST_OFFSET = 10, 247  # two ports for each of the domain's participants
 RESERVATION_OFFSET = 249  # no participant ever has it
-OWN_DOMAINS = range(70, 101)  # above 101 the ports reach those Linux gives to clients
+LAST_DOMAIN = 101  # above it the ports reach those Linux gives to clients
+OWN_DOMAINS = range(70, LAST_DOMAIN)
 
 
 def participants(domain_id: int) -> int:

@@ -21,7 +21,7 @@ from grape_policy import stack
 from grape_policy.process import SupervisedProcess
 from grape_policy.stack import NodeDescription, StackError
 
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0  # importing torch takes long on a busy machine
 RESPAWN_DELAY_SECONDS = 1.0
 LineHandler = Callable[[str, str], None]
 
