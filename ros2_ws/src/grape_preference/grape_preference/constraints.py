@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +26,7 @@ from grape_preference.expressions import Expression, parse_expression
 from grape_preference.language_functions import BOOLEAN, BUILT_IN_POINTS, FUNCTIONS, ONE, VARIABLES
 
 KINDS = ("path", "sub_goal", "collision")
-MAX_FILE_BYTES = 64 * 1024
+MAX_FILE_BYTES, MAX_FILE_DEPTH = 64 * 1024, 12
 
 __all__ = [
     "KINDS",
@@ -123,16 +124,20 @@ def plan_from_document(document: object, where: str) -> StagePlan:
         for i, fields in enumerate(document["stages"])
     )
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-    return StagePlan(document["task"], keypoints, float(document["unreached_cost"]), stages, digest)
+    return StagePlan(
+        document["task"],
+        keypoints,
+        _finite(document["unreached_cost"], f"{where}, unreached_cost"),
+        stages,
+        digest,
+    )
 
 
 def _load_yaml(data: bytes, name: str) -> object:
     if len(data) > MAX_FILE_BYTES:
         raise ConstraintError(f"{name}: larger than {MAX_FILE_BYTES // 1024} kB")
     try:
-        # An alias can make a small file expand without bound; a stage file needs none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(data, Loader=yaml.SafeLoader)):
-            raise ConstraintError(f"{name}: YAML aliases (*name) are not allowed")
+        _check_yaml_shape(data, name)
         return yaml.safe_load(data)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -142,6 +147,17 @@ def _load_yaml(data: bytes, name: str) -> object:
         if isinstance(error, ConstraintError):
             raise
         raise ConstraintError(f"{name}: not YAML ({_shorten(str(error))})") from None
+
+
+def _check_yaml_shape(data: bytes, name: str) -> None:
+    """Refuse aliases, which expand a small file without bound, and deep nesting, which takes long."""
+    depth = 0
+    for event in yaml.parse(data, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ConstraintError(f"{name}: YAML aliases (*name) are not allowed")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_FILE_DEPTH:
+            raise ConstraintError(f"{name}: nested deeper than {MAX_FILE_DEPTH} levels")
 
 
 @cache
@@ -174,7 +190,15 @@ def _constraint(fields: dict[str, Any], where: str, keypoints: tuple[str, ...]) 
         raise ConstraintError(
             f"{where}: the unit is declared as {fields['unit']!r} but the expression is in {unit!r}"
         )
-    return Constraint(fields["kind"], expression, float(fields["weight"]), float(fields["threshold"]), unit)
+    weight, threshold = (_finite(fields[name], f"{where}, {name}") for name in ("weight", "threshold"))
+    return Constraint(fields["kind"], expression, weight, threshold, unit)
+
+
+def _finite(number: float, where: str) -> float:
+    """Return the number; the schema's bounds let NaN pass, so it is refused here."""
+    if not math.isfinite(number):
+        raise ConstraintError(f"{where}: {number} is not a finite number")
+    return float(number)
 
 
 def _parse(text: str, where: str, keypoints: tuple[str, ...]) -> Expression:

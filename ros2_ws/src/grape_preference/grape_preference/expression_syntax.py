@@ -7,7 +7,7 @@ import re
 import warnings
 from difflib import get_close_matches
 
-MAX_LENGTH, MAX_DEPTH, MAX_NODES, MAX_NUMBER = 400, 16, 128, 1e6
+MAX_LENGTH, MAX_DEPTH, MAX_NODES, MAX_NUMBER = 400, 32, 128, 1e6
 _FORBIDDEN_CHARACTER = re.compile(r"[^A-Za-z0-9_ .,()+\-*/<>=!]")
 
 
