@@ -84,11 +84,11 @@ def test_a_cube_leaning_beside_the_other_cube_is_no_success(env):
 
 def test_a_fast_source_is_no_success(env):
     env.reset("eggplant_in_basket/eval/0000")
-    put(env, "eggplant", place_of(env, "basket"), [0.0, 0.0, 0.0195])
+    put(env, "eggplant", place_of(env, "basket"), [0.0, 0.0, 0.0194])
+    assert "not rested" in env.judge().message
     env._data.joint("eggplant").qvel[0] = 0.5
     mujoco.mj_forward(env._model, env._data)
-    assert not env.success_now
-    assert env._judge.problem(env._data) is not None
+    assert "still moves" in env.judge().message
 
 
 def test_anything_below_the_rim_counts_in_the_basket_but_not_on_the_rim(env):

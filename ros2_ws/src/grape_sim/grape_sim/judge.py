@@ -71,7 +71,7 @@ class Judge:
     def observe(self, data: mujoco.MjData, seconds: float) -> None:
         """Take in one controller tick of ``seconds``."""
         forces = self._reader.forces(data)
-        placed = self.problem(data) is None
+        placed = self._problem(data, forces) is None
         self.record = replace(
             self.record,
             placed_seconds=self.record.placed_seconds + seconds if placed else 0.0,
@@ -92,17 +92,17 @@ class Judge:
 
     def verdict(self, data: mujoco.MjData) -> Verdict:
         """Return the verdict at this moment."""
-        problem = self.problem(data)
+        problem = self._problem(data, self._reader.forces(data))
         if self.success:
             problem = f"{self._task.source} rests on {self._task.target}"
         elif problem is None:
             problem = f"{self._task.source} has not rested on {self._task.target} for {STABLE_SECONDS} s yet"
         return Verdict(self.success, self.record.grasped, self.record.collisions, problem)
 
-    def problem(self, data: mujoco.MjData) -> str | None:
+    def _problem(self, data: mujoco.MjData, forces: np.ndarray) -> str | None:
         """Return why the source does not count as placed at this moment, or None if it does."""
         source, target = self._task.source, self._task.target
-        pressed = self._reader.forces(data)[self._source] > 0.0
+        pressed = forces[self._source] > 0.0
         if pressed[ROBOT].any():
             return f"{source} still touches the gripper"
         if not pressed[self._target]:
