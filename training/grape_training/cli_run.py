@@ -62,7 +62,7 @@ def up(
         "driver": driver,
         "camera": camera,
         "checkpoint": str(checkpoint),
-        "episodes_root": str(episodes),
+        "episodes_folder": str(episodes),
     }
     raise typer.Exit(run_stack(arguments, domain))
 

@@ -81,7 +81,7 @@ def loop_graph(policy: Path, output: Path) -> Iterator[LoopGraph]:
     from grape_policy.supervisor import running_stack
 
     given = os.environ.get("ROS_DOMAIN_ID")
-    arguments = {"checkpoint": str(policy), "episodes_root": str(output / "episodes")}
+    arguments = {"checkpoint": str(policy), "episodes_folder": str(output / "episodes")}
     try:
         with ExitStack() as resources:
             domain = int(given) if given else resources.enter_context(reserved_domain())
