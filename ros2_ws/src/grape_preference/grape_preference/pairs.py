@@ -71,7 +71,8 @@ def make_pairs(
     if top < 1 or margin < 0.0:
         raise ValueError(f"top must be at least 1 and margin at least 0, not {top} and {margin}")
     groups: dict[tuple[str, str], list[Score]] = defaultdict(list)
-    for score in scores:
+    # One order for all: even the last bit of a standardised reward depends on the order of its sum.
+    for score in sorted(scores, key=lambda score: score.episode_id):
         if score.verdict == "ok":
             groups[score.task, score.initial_state_id].append(score)
     pairs = [pair for key in sorted(groups) for pair in _group_pairs(groups[key], preset, top, margin)]

@@ -1,0 +1,78 @@
+"""Which episodes are paired, and the table they are written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from grape_preference.pairs import load_pairs, make_pairs, save_pairs
+from preference_factory import make_score
+
+GROUP = [
+    make_score(name, -0.3, r_ext, False)
+    for name, r_ext in zip("abcde", (0.1, 0.9, 0.5, 0.7, 0.3), strict=True)
+]
+OTHER = {"task": "stack_cube", "initial_state_id": "stack_cube/train/0001"}
+
+
+def names(pairs) -> list[tuple[str, str]]:
+    return [(pair.chosen, pair.rejected) for pair in pairs]
+
+
+def test_best_and_worst() -> None:
+    (pair,) = make_pairs(GROUP, "paper-code")
+    assert (pair.chosen, pair.rejected) == ("b", "a")
+    assert pair.margin == pytest.approx(0.8)
+    assert (pair.chosen_r_ext, pair.rejected_r_ext) == (0.9, 0.1)
+    assert (pair.chosen_sha256, pair.rejected_sha256) == ("sha-b", "sha-a")
+
+
+def test_top_by_bottom() -> None:
+    pairs = make_pairs(GROUP, "paper-code", top=2, balance=False)
+    assert names(pairs) == [("b", "a"), ("b", "e"), ("d", "a"), ("d", "e")]
+    assert names(make_pairs(GROUP, "paper-code", top=99, balance=False)) == names(pairs)  # never both sides
+
+
+def test_margin_is_a_strict_threshold() -> None:
+    assert len(make_pairs(GROUP, "paper-code", top=2, margin=0.5, balance=False)) == 3
+    assert make_pairs(GROUP, "paper-code", margin=0.9) == []
+    assert make_pairs([make_score(name, -0.3, 0.5, True) for name in "ab"]) == []  # equal: no preference
+
+
+def test_episodes_without_a_score_are_left_out() -> None:
+    best = make_score("z", -0.3, 1.0, True, verdict="truncated")
+    assert names(make_pairs([*GROUP, best], "paper-code")) == [("b", "a")]
+    assert make_pairs([GROUP[0], best]) == []
+
+
+def test_balanced_over_tasks_keeps_the_clearest() -> None:
+    others = [make_score(name, -0.3, r_ext, False, **OTHER) for name, r_ext in (("x", 0.2), ("y", 0.6))]
+    pairs = make_pairs([*GROUP, *others], "paper-code", top=2)
+    assert names(pairs) == [("b", "a"), ("y", "x")]
+    assert len(make_pairs([*GROUP, *others], "paper-code", top=2, balance=False)) == 5
+    assert len(make_pairs([*GROUP, *others], "paper-code", top=2, balance=False, max_per_task=3)) == 4
+
+
+def test_one_episode_scored_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="two scores of one episode"):
+        make_pairs([GROUP[0], GROUP[0]])
+    with pytest.raises(ValueError, match="top must be at least 1"):
+        make_pairs(GROUP, top=0)
+
+
+def test_the_table_reads_back_and_is_reproducible(tmp_path: Path) -> None:
+    pairs = make_pairs(GROUP, top=2)
+    first = save_pairs(pairs, tmp_path / "one" / "pairs.parquet")
+    second = save_pairs(make_pairs(GROUP[::-1], top=2), tmp_path / "two.parquet")
+    assert load_pairs(first) == pairs
+    assert first.read_bytes() == second.read_bytes()
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["pairs.parquet"]  # nothing half-written
+    assert load_pairs(save_pairs([], tmp_path / "none.parquet")) == []
+
+
+def test_another_table_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"chosen": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="not a table of pairs"):
+        load_pairs(tmp_path / "other.parquet")
