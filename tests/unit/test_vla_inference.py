@@ -263,3 +263,16 @@ def test_a_policy_that_fails_on_the_latest_image_is_not_taken(
     with pytest.raises(ValueError, match="failed on an observation"):
         stage.loop.load(tmp_path / "new")
     assert stage.loop.version == old
+
+
+def test_the_benchmark_decodes_what_the_policy_decodes(policy: VlaPolicy) -> None:
+    from grape_policy.vla.benchmark import INSTRUCTION, _generate, measure_inference
+
+    image = random_images(1)
+    ids = policy.checkpoint.config.action_ids
+    generated = _generate(policy, image)[0].tolist()
+    if all(token in ids for token in generated):  # `generate` may also emit text
+        assert generated == policy.act(image, [INSTRUCTION]).token_ids[0].tolist()
+    measured = measure_inference(policy, runs=5, batch=2)
+    assert 0 < measured["p50_ms"] <= measured["p95_ms"] <= measured["p99_ms"]
+    assert measured["peak_mb"] > 50
