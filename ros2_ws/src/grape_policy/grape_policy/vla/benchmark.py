@@ -1,4 +1,4 @@
-"""Speed of inference, image in to action out, against the library's own ``generate()`` on the same weights."""
+"""Speed of inference, image in to action out, against the library's ``generate()`` on the same weights."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def _generate(policy: VlaPolicy, image: np.ndarray) -> torch.Tensor:
     pixels = policy.checkpoint.preprocessor(image).to(weight.device, weight.dtype)
     ids = torch.tensor(policy.prompt_ids([INSTRUCTION]), device=weight.device)
     embedded = model.embed(ids, model.project(model.patch_features(pixels)))
-    generate: Any = model.language_model.generate  # its annotation excludes the models it is a method of
-    generated: torch.Tensor = generate(
+    library: Any = model.language_model  # the annotation of generate() excludes the class it is a method of
+    generated: torch.Tensor = library.generate(
         inputs_embeds=embedded,
         attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long, device=weight.device),
         max_new_tokens=ACTION_DIMENSIONS,
