@@ -15,14 +15,14 @@ from grape_training.evaluation import CellResult
 from grape_training.gate import DEMO, Decision, GateOptions, decide
 from grape_training.lora import LoraOptions, attach, save_adapter
 from grape_training.registry import Registry
-from tiny_checkpoint import write_tiny_checkpoint
+from vla_factory import tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     """A checkpoint and two different adapters on it."""
     root = tmp_path_factory.mktemp("folders")
-    write_tiny_checkpoint(root / "base")
+    tiny_checkpoint(root / "base")
     for seed in (1, 2):
         adapted = attach(load_checkpoint(root / "base").model, LoraOptions(4, 4), root / "base", seed)
         for parameter in adapted.parameters():

@@ -19,7 +19,7 @@ from grape_training.tpo import TpoOptions, TpoResult, train_tpo
 from grape_training.tpo_data import ReferenceCache, Rollout, RolloutPair, pairs_hash
 from grape_training.tpo_gradient import Objective
 from safetensors.torch import load_file
-from tiny_checkpoint import write_tiny_checkpoint
+from vla_factory import tiny_checkpoint
 
 OPTIONS = TpoOptions(
     objective=Objective(beta=0.2),
@@ -35,7 +35,7 @@ OPTIONS = TpoOptions(
 def checkpoint(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    write_tiny_checkpoint(folder)
+    tiny_checkpoint(folder)
     return folder
 
 
