@@ -1,51 +1,29 @@
-"""Real processes over DDS: a random free domain, a process starter and a probe node."""
+"""Real processes over DDS: a free domain, a process starter and a probe node."""
 
 from __future__ import annotations
 
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-DOMAINS = range(62, 101)  # above 101 the ports run into the system's ephemeral ones
-
-
-def _is_free(domain: int) -> bool:
-    """Whether nobody listens on the first participant's port of ``domain`` (RTPS port mapping)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("127.0.0.1", 7400 + 250 * domain + 11))
-        except OSError:
-            return False
-    return True
+from grape_policy.domain import reserved_domain
+from grape_policy.supervisor import client_environment
 
 
 @pytest.fixture(scope="session")
-def ros_environment() -> Iterator[dict[str, str]]:
+def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment of every process of the session's graph, also set in this process."""
-    domain = next(d for d in random.sample(DOMAINS, len(DOMAINS)) if _is_free(d))
-    settings = {
-        "ROS_DOMAIN_ID": str(domain),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTRTPS_DEFAULT_PROFILES_FILE": str(files("grape_policy").joinpath("fastdds.xml")),
-        "MUJOCO_GL": "egl",
-        "LP_NUM_THREADS": "0",
-        "OMP_NUM_THREADS": "1",
-    }
-    before = {key: os.environ.get(key) for key in settings}
-    os.environ.update(settings)
-    yield dict(os.environ)
-    for key, value in before.items():
-        os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+    with reserved_domain() as domain, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+        for name, value in client_environment(tmp_path_factory.mktemp("logs"), domain).items():
+            patch.setenv(name, value)
+        yield dict(os.environ)
 
 
 @pytest.fixture

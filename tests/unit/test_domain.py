@@ -34,3 +34,15 @@ def test_reservations_differ_and_avoid_used_domains(monkeypatch: pytest.MonkeyPa
                 monkeypatch.setattr(domain, "OWN_DOMAINS", range(UNUSED, UNUSED + 1))
                 with pytest.raises(OSError, match="ROS_DOMAIN_ID"), domain.reserved_domain():
                     pass
+
+
+def test_a_second_stack_on_a_domain_is_refused() -> None:
+    with domain.claimed_by_stack(UNUSED):
+        with (
+            pytest.raises(OSError, match="another stack is running on ROS domain 101"),
+            domain.claimed_by_stack(UNUSED),
+        ):
+            pass
+        assert domain.participants(UNUSED) == 0  # the claim itself is no participant
+    with domain.claimed_by_stack(UNUSED):
+        pass

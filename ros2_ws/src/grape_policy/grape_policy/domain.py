@@ -13,7 +13,7 @@ from pathlib import Path
 
 PORT_BASE, DOMAIN_GAIN = 7400, 250
 FIRST_UNICAST_OFFSET, LAST_UNICAST_OFFSET = 10, 247  # two ports for each of the domain's participants
-RESERVATION_OFFSET = 249  # no participant ever has it
+STACK_OFFSET, RESERVATION_OFFSET = 248, 249  # ours: no participant gets that far
 LAST_DOMAIN = 101  # above it the ports reach those Linux gives to clients
 OWN_DOMAINS = range(70, LAST_DOMAIN)
 
@@ -34,6 +34,22 @@ def _bound_udp_ports() -> set[int]:
 
 
 @contextmanager
+def claimed_by_stack(domain_id: int) -> Iterator[None]:
+    """Hold the domain for one stack: two on one domain would both move the arm.
+
+    Raises:
+        OSError: another stack on this machine runs on the domain.
+    """
+    with _bound_socket(domain_id, STACK_OFFSET) as bound:
+        if not bound:
+            raise OSError(
+                f"another stack is running on ROS domain {domain_id}; stop it, or choose another domain "
+                "(export ROS_DOMAIN_ID=<0 to 101>)"
+            )
+        yield
+
+
+@contextmanager
 def reserved_domain() -> Iterator[int]:
     """Give a domain nobody on this machine uses, and keep others who ask this way from taking it.
 
@@ -41,15 +57,23 @@ def reserved_domain() -> Iterator[int]:
         OSError: all of our domains are in use.
     """
     for domain_id in OWN_DOMAINS:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as reservation:
-            try:
-                reservation.bind(("127.0.0.1", PORT_BASE + DOMAIN_GAIN * domain_id + RESERVATION_OFFSET))
-            except OSError:
-                continue
-            if participants(domain_id) == 0:
+        with _bound_socket(domain_id, RESERVATION_OFFSET) as bound:
+            if bound and participants(domain_id) == 0:
                 yield domain_id
                 return
     raise OSError(
         f"ROS domains {OWN_DOMAINS.start} to {OWN_DOMAINS.stop - 1} are all in use; "
         "stop another ROS 2 program, or set ROS_DOMAIN_ID to a free domain"
     )
+
+
+@contextmanager
+def _bound_socket(domain_id: int, offset: int) -> Iterator[bool]:
+    """Bind one of the domain's ports for the length of the block; gives False when it is taken."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        try:
+            bound.bind(("127.0.0.1", PORT_BASE + DOMAIN_GAIN * domain_id + offset))
+        except OSError:
+            yield False
+        else:
+            yield True

@@ -12,12 +12,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from grape_policy import stack
+from grape_policy import domain, stack
 from grape_policy.process import SupervisedProcess
 from grape_policy.stack import NodeDescription, StackError
 
@@ -86,6 +86,11 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Process ids by node name."""
         return {name: process.pid for name, process in self.processes.items() if process.pid is not None}
+
+    @property
+    def domain_id(self) -> int:
+        """The ROS domain of the stack."""
+        return int(self.environment.get("ROS_DOMAIN_ID") or os.environ.get("ROS_DOMAIN_ID") or 0)
 
     def request_stop(self) -> None:
         """Ask ``run`` to stop everything; call it in the event loop."""
@@ -193,28 +198,42 @@ def running_stack(
     def run() -> None:
         try:
             loop.run_until_complete(supervisor.run(changed.set))
+        except OSError as error:  # e.g. a log folder that cannot be written
+            supervisor.reason = str(error)
         finally:
             changed.set()
 
     # The kernel kills the nodes when the thread that started them ends; this one lives as long as they do.
     thread = threading.Thread(target=run, name="supervisor", daemon=True)
     saved = {name: os.environ.get(name) for name in supervisor.environment}
-    thread.start()
-    try:
-        changed.wait()
-        if supervisor.reason:
-            raise StackError(supervisor.reason)
-        os.environ.update(supervisor.environment)
-        yield RunningStack(
-            supervisor.environment, lambda: supervisor.pids, lambda: supervisor.reason, log_folder
-        )
-    finally:
-        with suppress(RuntimeError):  # the loop has ended already
-            loop.call_soon_threadsafe(supervisor.request_stop)
-        thread.join()
-        loop.close()
-        for name, value in saved.items():
-            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+    with _claimed(supervisor.domain_id):
+        thread.start()
+        try:
+            changed.wait()
+            if supervisor.reason:
+                raise StackError(supervisor.reason)
+            os.environ.update(supervisor.environment)
+            yield RunningStack(
+                supervisor.environment, lambda: supervisor.pids, lambda: supervisor.reason, log_folder
+            )
+        finally:
+            with suppress(RuntimeError):  # the loop has ended already
+                loop.call_soon_threadsafe(supervisor.request_stop)
+            thread.join()
+            loop.close()
+            for name, value in saved.items():
+                os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+
+
+@contextmanager
+def _claimed(domain_id: int) -> Iterator[None]:
+    """Hold the domain for this stack; a StackError when another one has it."""
+    with ExitStack() as claims:
+        try:
+            claims.enter_context(domain.claimed_by_stack(domain_id))
+        except OSError as error:
+            raise StackError(str(error)) from None
+        yield
 
 
 def run_stack(
@@ -230,7 +249,8 @@ def run_stack(
         supervisor = Supervisor(arguments, domain_id, log_folder, print_line)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, supervisor.request_stop)
-        code = await supervisor.run(lambda: print("[stack] ready; Ctrl+C stops it", flush=True))
+        with _claimed(supervisor.domain_id):
+            code = await supervisor.run(lambda: print("[stack] ready; Ctrl+C stops it", flush=True))
         print(f"[stack] {supervisor.reason or 'stopped'}", flush=True)
         return code
 
