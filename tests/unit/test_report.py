@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from grape_training.errors import BadInputError
 from grape_training.evaluation import CellResult, compare, summarise
 from grape_training.files import append_json_line, write_json
 from grape_training.gate import DEMO, decide
+from grape_training.loop_summary import make_summary
 from grape_training.report import build_report, write_report
 from grape_training.report_charts import Band, line_chart
 from preference_rollouts import roll_out
@@ -57,12 +57,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment.close()
     score_folder(run / "episodes", workers=1, progress=False)
     before, after = cells(3), cells(8)
-    policies = {"old-00000000": summarise(before), "new-11111111": summarise(after)}
-    changes = {"new-11111111": compare(after, before)}
-    evaluation = {"policies": policies, "compared_with_first": changes}
-    write_json(run / "evaluation.json", evaluation)  # sorts the names: "new" comes first in the file
-    decision = decide("new-11111111", "old-00000000", after, before, DEMO)
-    write_json(run / "summary.json", {"gate": asdict(decision)})
+    evaluated = {name: summarise(found) for name, found in (("before", before), ("after", after))}
+    evaluated["difference"] = compare(after, before)
+    decision = decide("new-11111111", "old-00000000", after, before, DEMO).to_dict()
+    results = {
+        "collect": {"episodes": 2, "successes": 1},
+        "train": {"candidate": "new-11111111", "pairs": 1, "steps": 6}
+        | dict.fromkeys(("loss", "margin", "accuracy", "kl"), 0.1),
+        "evaluate": evaluated,
+        "gate": decision,
+    }
+    summary = make_summary(run, "old-00000000", results, {"collect": 12.5, "score": 1.0})
+    write_json(run / "summary.json", summary)
     for step in range(6):
         row = {"step": step, "loss": 0.7 - 0.1 * step, "margin": 0.1 * step, "accuracy": 0.5, "kl": 0.0}
         append_json_line(run / "tpo" / "metrics.jsonl", row)
@@ -109,15 +115,15 @@ def test_half_a_run_says_what_is_missing_and_how_to_get_it(run: Path, tmp_path: 
     for folder in (run / "episodes").glob("*/"):
         shutil.copy(folder / "episode.json", tmp_path / "episodes" / folder.name)
     page = build_report(tmp_path)
-    for command in ("grape eval", "grape score", "grape train tpo"):
+    for command in ("grape loop", "grape score", "grape train tpo"):
         assert command in page
 
 
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
-        ("evaluation.json", "{}", "is no evaluation"),
-        ("evaluation.json", "{", "is damaged"),
+        ("summary.json", "{}", "is no summary of a loop"),
+        ("summary.json", "{", "is damaged"),
         ("scores.json", "[]", "is no file of scores"),
         ("pairs.parquet", "nonsense", "is no table of pairs"),
     ],

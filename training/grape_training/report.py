@@ -1,8 +1,8 @@
 """One self-contained HTML page about a run: what was collected, how it was scored, what training changed.
 
 It reads only files that the other commands wrote, wherever they are below the run's folder: ``summary.json``,
-``evaluation.json``, ``scores.json``, ``pairs.parquet``, ``metrics.jsonl`` and the episodes. What is not there
-is named on the page, with the command that makes it.
+``scores.json``, ``pairs.parquet``, ``metrics.jsonl`` and the episodes. What is not there is named on the
+page, with the command that makes it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from grape_training.report_files import RunFiles, find_files, load_pairs, number
 from grape_training.report_pairs import pair_views
 
 REPORT_NAME = "report.html"
+STAGES = ("collect", "score", "train", "evaluate", "gate", "reload")
 CURVES = {
     "loss": "TPO loss",
     "margin": "margin of chosen over rejected",
@@ -51,42 +52,36 @@ def build_report(run: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    scores, policies = score_rows(files), _policies(files)
+    scores, summary = score_rows(files), _summary(files)
     page = {
         "name": Path(run).resolve().name,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "evaluation": _evaluation(policies),
-        "decision": _decision(files),
-        "cards": _cards(files, scores, policies),
+        "evaluation": _evaluation(summary),
+        "summary": summary,
+        "cards": _cards(files, scores, summary),
         "pairs": pair_views(files, scores),
+        "times": _times(summary),
         "curves": _curves(files),
         "episodes": _episode_rows(scores),
     }
     return environment.get_template("report.html").render(page)
 
 
-def _policies(files: RunFiles) -> dict[str, dict[str, Any]]:
-    """Return the evaluated policies, the one that the others are compared with first; none: not evaluated.
-
-    Raises:
-        BadInputError: The file is no evaluation.
-    """
-    if files.evaluation is None:
-        return {}
-    document = read_json(files.evaluation)
-    try:
-        policies, compared = document["policies"], document["compared_with_first"]
-        names = sorted(policies, key=lambda name: name in compared)  # JSON keeps no order
-        return {name: {**policies[name], "change": compared.get(name)} for name in names}
-    except (KeyError, TypeError) as error:
-        raise BadInputError(f"{files.evaluation} is no evaluation", "Evaluate again") from error
+def _summary(files: RunFiles) -> dict[str, Any]:
+    """Return ``summary.json`` as ``grape loop`` writes it; empty when the loop has not ended yet."""
+    found = read_json(files.summary) if files.summary is not None else {}
+    missing = {"evaluation", "incumbent", "candidate", "promoted", "gate_reason"} - set(found)
+    if files.summary is not None and missing:
+        what = f"{files.summary} is no summary of a loop: {', '.join(sorted(missing))} missing"
+        raise BadInputError(what, "Run `grape loop` again; it takes up what is complete")
+    return dict(found)
 
 
-def _evaluation(policies: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
+def _evaluation(summary: dict[str, Any]) -> dict[str, Any] | None:
     """Return the table of success per task, and of the other rates over all tasks; None: not evaluated."""
-    if not policies:
+    if not summary:
         return None
-    found = list(policies.values())
+    found = [summary["evaluation"][name] for name in ("before", "after")]
     tasks = sorted(found[0]["tasks"])
     rows = [_success_row(spoken(task), [policy["tasks"][task] for policy in found]) for task in tasks]
     pooled = [policy["pooled"] for policy in found]
@@ -94,10 +89,9 @@ def _evaluation(policies: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     rates = {"grasped": "episodes that grasped the object", "collided": "episodes with a collision"}
     others = [(title, [percent_with_interval(cell[key]) for cell in pooled]) for key, title in rates.items()]
     others.append(("steps, mean", [f"{cell['steps']:.1f}" for cell in pooled]))
-    changes = [
-        {"name": name, **policy["change"]["success"]} for name, policy in policies.items() if policy["change"]
-    ]
-    return {"names": list(policies), "rows": rows, "others": others, "changes": changes}
+    names = [f"before: {summary['incumbent']}", f"after: {summary['candidate']}"]
+    change = summary["evaluation"]["difference"]["success"]
+    return {"names": names, "rows": rows, "others": others, "change": change}
 
 
 def _success_row(title: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -116,34 +110,30 @@ def percent_with_interval(proportion: dict[str, Any]) -> str:
     return f"{100 * proportion['rate']:.0f} % ({low} to {high})"
 
 
-def _decision(files: RunFiles) -> dict[str, Any] | None:
-    """Return the gate's decision from the summary: promote and reason."""
-    found = _summary(files).get("gate") or {}
-    return {"promote": bool(found["promote"]), "reason": str(found["reason"])} if "reason" in found else None
-
-
-def _summary(files: RunFiles) -> dict[str, Any]:
-    found = read_json(files.summary) if files.summary is not None else {}
-    return found if isinstance(found, dict) else {}
-
-
-def _cards(
-    files: RunFiles, scores: list[dict[str, Any]], policies: dict[str, dict[str, Any]]
-) -> list[tuple[str, str]]:
+def _cards(files: RunFiles, scores: list[dict[str, Any]], summary: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the figures at the top of the page."""
-    rates = [percent_with_interval(found["pooled"]["success"]) for found in policies.values()]
-    cards = list(zip(("success before", "success after"), rates, strict=False))
-    cards.append(("episodes collected", str(len(files.episodes))))
+    cards: list[tuple[str, str]] = []
+    if summary:
+        evaluation = summary["evaluation"]
+        for name in ("before", "after"):
+            cards.append((f"success {name}", percent_with_interval(evaluation[name]["pooled"]["success"])))
+    cards.append(("episodes collected", str(summary.get("episodes", len(files.episodes)))))
     if scores:
         cards.append(("episodes scored", str(sum(row["verdict"] == "ok" for row in scores))))
-        cards.append(("collision steps", str(sum(int(row["collisions"] or 0) for row in scores))))
         cards.append(("steps recorded", str(sum(int(row["steps"] or 0) for row in scores))))
+        cards.append(("of these in collision", str(sum(int(row["collisions"] or 0) for row in scores))))
     if files.pairs is not None:
         cards.append(("preference pairs", str(len(load_pairs(files)))))
     rows = read_json_lines(files.metrics) if files.metrics is not None else []
     if rows:
         cards.append(("TPO loss, first to last", f"{rows[0]['loss']:.3f} to {rows[-1]['loss']:.3f}"))
     return cards
+
+
+def _times(summary: dict[str, Any]) -> list[tuple[str, float]]:
+    """Return the seconds of every stage in the order in which they run."""
+    seconds = summary.get("seconds", {})
+    return [(name, float(seconds[name])) for name in STAGES if name in seconds]
 
 
 def _curves(files: RunFiles) -> list[tuple[str, Markup]]:

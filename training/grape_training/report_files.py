@@ -21,7 +21,6 @@ class RunFiles:
 
     run: Path
     summary: Path | None
-    evaluation: Path | None
     scores: Path | None
     pairs: Path | None
     metrics: Path | None
@@ -44,7 +43,6 @@ def find_files(run: Path) -> RunFiles:
     episodes = {name: folder for name, folder in found.items() if not name.endswith(".part")}
     names = {
         "summary": "summary.json",
-        "evaluation": "evaluation.json",
         "scores": "scores.json",
         "pairs": "pairs.parquet",
         "metrics": "metrics.jsonl",
