@@ -1,0 +1,88 @@
+"""run.launch.py under ROS 2's launch: all nodes come up, one episode runs, everything stops cleanly."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("launch_testing", reason="ROS 2's launch packages are not installed")
+
+import launch
+import launch_testing
+import launch_testing.actions
+import launch_testing.asserts
+from grape_policy.domain import reserved_domain
+from launch.actions import IncludeLaunchDescription, SetEnvironmentVariable
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from vla_factory import tiny_checkpoint
+
+LAUNCH_FILE = Path(__file__).parents[2] / "launch" / "run.launch.py"
+NODES = ("sim_node", "arm_node", "policy_node", "recorder_node", "episode_manager_node")
+START_SECONDS = 180  # importing torch on a busy machine
+ROOT = Path(tempfile.mkdtemp(prefix="grape_launch_"))
+
+
+@pytest.mark.launch_test
+def generate_test_description() -> Any:
+    """Launch the stack with a tiny checkpoint on a domain of its own."""
+    tiny_checkpoint(ROOT / "checkpoint")
+    with reserved_domain() as domain_id:
+        os.environ["ROS_DOMAIN_ID"] = str(domain_id)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    arguments = {"checkpoint": str(ROOT / "checkpoint"), "episodes_folder": str(ROOT / "episodes")}
+    return launch.LaunchDescription(
+        [
+            SetEnvironmentVariable("ROS_LOG_DIR", str(ROOT / "logs")),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(str(LAUNCH_FILE)), launch_arguments=arguments.items()
+            ),
+            launch_testing.actions.ReadyToTest(),
+        ]
+    )
+
+
+class TestStack(unittest.TestCase):
+    """While the stack runs."""
+
+    def test_runs_an_episode_once_all_nodes_are_ready(self, proc_output: Any) -> None:
+        for node in NODES:
+            proc_output.assertWaitFor(
+                "ready", process=node, strict_proc_matching=False, timeout=START_SECONDS
+            )
+        import rclpy
+        from grape_msgs.action import RunEpisode
+        from grape_policy.nodes import base
+
+        rclpy.init()
+        node = rclpy.create_node("launch_test")
+        client = base.action_client(node, "run_episode")
+        self.assertTrue(client.wait_for_server(30))
+        goal = RunEpisode.Goal(
+            task="stack_cube", initial_state_id="stack_cube/collect/0000", max_steps=5, temperature=1.0
+        )
+        sent = client.send_goal_async(goal)
+        rclpy.spin_until_future_complete(node, sent, timeout_sec=30)
+        result = sent.result().get_result_async()
+        rclpy.spin_until_future_complete(node, result, timeout_sec=60)
+        self.assertTrue(result.done())
+        self.assertIn(result.result().result.outcome, ("success", "failure", "stopped"))
+        self.assertTrue((Path(result.result().result.path) / "episode.json").is_file())
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+@launch_testing.post_shutdown_test()
+class TestShutdown(unittest.TestCase):
+    """After Ctrl+C."""
+
+    def test_every_node_ends_without_error(self, proc_info: Any) -> None:
+        self.assertEqual(len(proc_info.processes()), len(NODES))
+        launch_testing.asserts.assertExitCodes(proc_info)
+
+    def test_no_half_written_episode_is_left(self) -> None:
+        self.assertEqual(list((ROOT / "episodes").rglob("*.part")), [])
