@@ -56,7 +56,7 @@ class Rig(Graph):
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, ros_environment: dict[str, str]) -> Iterator[Rig]:
     rig = Rig(tmp_path / "episodes")
     yield rig
     rig.close()

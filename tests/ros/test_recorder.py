@@ -46,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def graph() -> Iterator[Graph]:
+def graph(ros_environment: dict[str, str]) -> Iterator[Graph]:
     graph = Graph()
     yield graph
     graph.close()
