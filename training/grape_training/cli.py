@@ -12,7 +12,7 @@ import os
 
 import typer
 
-from grape_training import cli_data, cli_policy, cli_run, cli_train
+from grape_training import cli_data, cli_policy, cli_run, cli_sft, cli_train
 from grape_training.errors import UserError
 
 INTERRUPTED = 130
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (cli_run, cli_data, cli_train, cli_policy):
+for module in (cli_run, cli_data, cli_sft, cli_train, cli_policy):
     module.add_commands(app)
 
 

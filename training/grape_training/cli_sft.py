@@ -1,0 +1,116 @@
+"""``grape demos | scenes`` and ``grape train pretrain | sft``: from nothing to a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grape_training.cli_common import TASKS, SeedOption, TasksOption, split_tasks
+from grape_training.cli_train import train
+
+DEMOS, SCENES = Path("runs/demos"), Path("runs/scenes")
+PRETRAIN, SFT = Path("runs/pretrain"), Path("runs/sft")
+
+ThreadsOption = Annotated[int, typer.Option(min=1, help="Cores to use.")]
+StepsOption = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
+RateOption = Annotated[float, typer.Option(min=0.0, help="Learning rate of AdamW.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Images of one step; each is asked two questions.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    app.command()(demos)
+    app.command()(scenes)
+
+
+def demos(
+    tasks: TasksOption = TASKS,
+    episodes: Annotated[int, typer.Option(min=1, help="Successful episodes over all tasks.")] = 100,
+    noise: Annotated[float, typer.Option(min=0.0, help="Noise on the executed moves, m per axis.")] = 0.006,
+    record: Annotated[bool, typer.Option(help="Write whole episodes as well as training frames.")] = True,
+    output: Annotated[Path, typer.Option(help="Folder of the demonstrations.")] = DEMOS,
+    seed: SeedOption = 0,
+) -> None:
+    """Let the scripted expert demonstrate the tasks, with noise on what it does and clean labels."""
+    from grape_training.demos import DemoOptions, make_demos
+
+    options = DemoOptions(noise=noise, seed=seed)
+    failed = make_demos(output, tuple(split_tasks(tasks)), episodes, options, record=record)
+    typer.echo(f"{episodes} demonstrations in {output} ({failed} failed runs were left out)")
+
+
+def scenes(
+    count: Annotated[int, typer.Option(min=1, help="Images; rounded up to thousands.")] = 60_000,
+    output: Annotated[Path, typer.Option(help="Folder of the images; it may be continued.")] = SCENES,
+    seed: SeedOption = 0,
+) -> None:
+    """Render random labelled scenes for pre-training."""
+    from grape_training.learner import IMAGE_SIZE
+    from grape_training.scenes import render_scenes
+
+    render_scenes(output, count, IMAGE_SIZE, seed)
+
+
+@train.command()
+def pretrain(
+    scenes: Annotated[Path, typer.Option(help="Folder that `grape scenes` wrote.")] = SCENES,
+    output: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = PRETRAIN,
+    steps: StepsOption = 2300,
+    learning_rate: RateOption = 1e-3,
+    batch_size: BatchOption = 32,
+    threads: ThreadsOption = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """Teach a new model to see and to connect words with places, on rendered scenes."""
+    from grape_training.learner import set_threads
+
+    set_threads(threads)
+    from grape_training.batches import SamplerOptions
+    from grape_training.optimisation import LoopOptions
+    from grape_training.pretrain import PretrainOptions
+    from grape_training.pretrain import pretrain as run
+
+    options = PretrainOptions(
+        loop=LoopOptions(steps=steps, learning_rate=learning_rate),
+        sampler=SamplerOptions(batch_size=batch_size, grounding=0.3, seed=seed),
+        seed=seed,
+    )
+    typer.echo(f"Pre-trained checkpoint: {run(scenes, output, options)}")
+
+
+@train.command()
+def sft(
+    base: Annotated[Path, typer.Option(help="Checkpoint to start from.")] = PRETRAIN / "checkpoint",
+    demos: Annotated[Path, typer.Option(help="Folder that `grape demos` wrote.")] = DEMOS,
+    scenes: Annotated[Path, typer.Option(help="Rendered scenes to mix in.")] = SCENES,
+    mix: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of rendered scenes.")] = 0.5,
+    output: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = SFT,
+    steps: StepsOption = 2400,
+    decay: Annotated[int, typer.Option(min=0, help="Last steps, over which the rate falls to zero.")] = 2000,
+    learning_rate: RateOption = 1e-3,
+    batch_size: BatchOption = 32,
+    bin_sigma: Annotated[
+        float, typer.Option(min=0.0, help="Width of soft targets in bins; 0: OpenVLA's hard targets.")
+    ] = 2.0,
+    threads: ThreadsOption = 1,
+    seed: SeedOption = 0,
+) -> None:
+    """Fine-tune on demonstrations: 7 action tokens and the end token, as OpenVLA does."""
+    from grape_training.learner import set_threads
+
+    set_threads(threads)
+    from grape_training.batches import SamplerOptions
+    from grape_training.objective import LossOptions
+    from grape_training.optimisation import LoopOptions
+    from grape_training.sft import SftOptions, fine_tune
+
+    options = SftOptions(
+        loop=LoopOptions(steps=steps, learning_rate=learning_rate, decay=decay, warm_up=50),
+        sampler=SamplerOptions(batch_size=batch_size, seed=seed),
+        loss=LossOptions(bin_sigma=bin_sigma),
+        mix=mix,
+    )
+    checkpoint = fine_tune(base, demos / "frames", output, options, scenes if mix > 0 else None)
+    typer.echo(f"Checkpoint: {checkpoint}")
