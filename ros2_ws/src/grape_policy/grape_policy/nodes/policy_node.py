@@ -6,6 +6,7 @@ another, so that neither holds up images, tasks or actions.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import threading
@@ -61,6 +62,7 @@ class PolicyNode(Node):
         self._parameters = declare(self, PARAMETERS)
         self._registry = Path(self._parameters.registry).expanduser()
         torch.set_num_threads(1)
+        gc.freeze()  # libraries never become garbage: no pauses while acting, a quick exit
         policy = VlaPolicy.from_checkpoint(resolve_checkpoint(self._parameters.checkpoint, self._registry))
         seconds = policy.warm_up(contract.camera().height, contract.camera().width)
         self.get_logger().info(f"{policy.version} is loaded; one action takes {seconds * 1e3:.0f} ms")
@@ -180,14 +182,13 @@ class _Loader:
     def close(self) -> None:
         """End the thread (a load that is under way ends first) and the node."""
         self._stopping = True
-        self._executor.wake()
         self._thread.join()
         self._executor.shutdown()
         self._node.destroy_node()
 
     def _spin(self) -> None:
         while not self._stopping:
-            self._executor.spin_once(timeout_sec=0.5)
+            self._executor.spin_once(timeout_sec=base.POLL_SECONDS)
 
     def _on_load(self, request: Any, response: Any) -> Any:
         response.success, response.message, response.policy_version = self._owner.load(request.checkpoint)
