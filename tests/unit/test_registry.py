@@ -14,6 +14,7 @@ from grape_training.errors import BadInputError, UserError
 from grape_training.evaluation import CellResult
 from grape_training.gate import DEMO, Decision, GateOptions, decide
 from grape_training.lora import LoraOptions, attach, save_adapter
+from grape_training.promotion import register_folder
 from grape_training.registry import Registry
 from vla_factory import tiny_checkpoint
 
@@ -179,3 +180,10 @@ def test_manifest_hashes_the_files(books):
     folder = books.folder(books.current)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["files"]["model.safetensors"] == files.hash_file(folder / "model.safetensors")
+
+
+def test_an_adapter_folder_brings_its_base(folders, tmp_path):
+    books = Registry(tmp_path / "registry")
+    version = register_folder(books, folders["adapter1"])
+    assert books.manifest(version).parents == (books.current,)
+    assert books.current == register_folder(books, folders["base"])

@@ -98,14 +98,13 @@ def promote(
     """Evaluate a candidate against the version in use and switch to it if the gate lets it through."""
     from grape_training import evaluation
     from grape_training.gate import GateOptions
-    from grape_training.promotion import promote_if_better
+    from grape_training.promotion import promote_if_better, register_folder
     from grape_training.registry import Registry
 
     books = Registry(registry)
-    version = candidate if candidate in books.versions() else books.add(Path(candidate), "candidate")
-    if books.current is None:
-        books.start(version)
-        typer.echo(f"{version} is the first version and in use now")
+    version = candidate if candidate in books.versions() else register_folder(books, Path(candidate))
+    if version == books.current:
+        typer.echo(f"{version} is in use")
         return
     ids = evaluation.initial_states(split_tasks(tasks), "eval", states)
     decision = promote_if_better(

@@ -5,12 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from grape_training.errors import UserError
+from grape_training.errors import BadInputError, UserError
 from grape_training.evaluation import CellResult, evaluate
 from grape_training.files import write_json
 from grape_training.gate import Decision, GateOptions, decide
 from grape_training.policies import PolicySpec
-from grape_training.registry import Registry
+from grape_training.registry import Registry, folder_kind
+
+
+def register_folder(registry: Registry, folder: Path) -> str:
+    """Put a checkpoint or adapter folder into ``registry`` and return its version.
+
+    An adapter's base goes in first. In an empty registry the base (or the checkpoint itself) becomes current:
+    there is nothing to compare it with.
+
+    Raises:
+        BadInputError: the folder holds neither, or the adapter's base is not there.
+    """
+    from grape_policy.vla.adapter import base_checkpoint
+    from grape_policy.vla.errors import CheckpointError
+
+    if folder_kind(folder) == "checkpoint":
+        version = base = registry.add(folder, "base")
+    else:
+        try:
+            base = registry.add(base_checkpoint(folder), "base")
+        except CheckpointError as error:
+            raise BadInputError(str(error), "Keep the base checkpoint where it was") from error
+        version = registry.add(folder, "tpo", parents=(base,))
+    if registry.current is None:
+        registry.start(base)
+    return version
 
 
 def evaluate_against_current(
