@@ -1,6 +1,10 @@
-"""Measure keypoints and scores on expert rollouts with added noise, against the simulator's truth.
+"""Measure keypoints and scores on good, noisy and failed rollouts, against the simulator's truth.
 
-    python benchmarks/scoring.py [--states 6] [--json]
+    python benchmarks/scoring.py [--states 4] [--json]
+
+From each initial state: the expert, two noisy experts, one that handles the wrong object and one that
+lets go a little before the target. All run for the same number of steps, because rollouts that end at success
+would let the length alone tell success from failure (``auc_of_length`` has to be 0.5).
 
 Prints the keypoints' error and tracked share, the AUC of R_ext for success per task, the speed per part in
 processor time, and how much faster all frames at once are than the same evaluation frame by frame.
@@ -29,19 +33,23 @@ from grape_preference.language_functions import Context
 from grape_preference.scoring import Score, score_episode
 from grape_preference.tracks import KeypointTracks
 from grape_sim.environment import SimEnvironment
+from grape_sim.expert import expert_action
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from preference_rollouts import TASKS, Rollout, roll_out
+from preference_rollouts import TASKS, EarlyRelease, Rollout, other_object, roll_out
 
-NOISES = (0.0, 0.008, 0.012, 0.02)  # m per step: from sure success to almost sure failure
+STEPS = 40
 
 
 def rollouts(states: int) -> Iterator[Rollout]:
     environment = SimEnvironment(depth=True)
-    plan = [(task, index, noise) for task in TASKS for index in range(states) for noise in NOISES]
-    for task, index, noise in tqdm(plan, desc="rollouts", unit="ep"):
-        yield roll_out(environment, f"{task}/eval/{index:04d}", noise, seed=index)
+    cells = [(task, index) for task in TASKS for index in range(states)]
+    for task, index in tqdm(cells, desc="initial states", unit="state"):
+        actors = [(expert_action, 0.0), (expert_action, 0.01), (expert_action, 0.02)]
+        for number, (actor, noise) in enumerate([*actors, (other_object, 0.0), (EarlyRelease(), 0.0)]):
+            seed, state = 10 * index + number, f"{task}/eval/{index:04d}"
+            yield roll_out(environment, state, noise, seed, STEPS, actor, stop_at_success=False)
     environment.close()
 
 
@@ -52,10 +60,10 @@ def timed(seconds: dict[str, float], part: str, function: Callable[[], Any]) -> 
     return result
 
 
-def area_under_curve(scores: list[Score]) -> float | None:
-    """Return the chance that a success has a higher R_ext than a failure (ties count half)."""
-    wins = [s.r_ext for s in scores if s.verdict == "ok" and s.i_success]
-    losses = [s.r_ext for s in scores if s.verdict == "ok" and not s.i_success]
+def area_under_curve(scores: list[Score], value: Callable[[Score], Any]) -> float | None:
+    """Return the chance that a success has a higher value than a failure (ties count half)."""
+    wins = [value(s) for s in scores if s.verdict == "ok" and s.i_success]
+    losses = [value(s) for s in scores if s.verdict == "ok" and not s.i_success]
     if not wins or not losses:
         return None
     a, b = np.array(wins)[:, None], np.array(losses)[None, :]
@@ -127,7 +135,10 @@ def measure(states: int) -> dict[str, Any]:
         "median_error_m": float(np.median(np.concatenate(errors))),
         "p95_error_m": float(np.percentile(np.concatenate(errors), 95)),
         "tracked_share": float(np.mean(np.concatenate(seen))),
-        "auc": {task: area_under_curve(group) for task, group in scores.items()},
+        "auc": {task: area_under_curve(group, lambda s: s.r_ext) for task, group in scores.items()},
+        "auc_of_length": {
+            task: area_under_curve(group, lambda s: -s.steps) for task, group in scores.items()
+        },
         "episodes_per_cpu_s": count / sum(seconds.values()),
         "cpu_share": {part: value / sum(seconds.values()) for part, value in seconds.items()},
         "speedup_vs_python_loop": float(np.median(speedups)),
@@ -138,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--states", type=int, default=6, help="initial states per task")
+    parser.add_argument("--states", type=int, default=4, help="initial states per task")
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
     options = parser.parse_args()
     result = measure(options.states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,6 +12,7 @@ from grape_episodes import contract
 from grape_episodes.types import Episode
 from grape_sim.environment import Observation, SimEnvironment
 from grape_sim.expert import expert_action
+from grape_sim.initial_state import sample
 from grape_sim.scene import shared_model
 from scipy.spatial.transform import Rotation
 
@@ -25,15 +27,43 @@ class Rollout:
     centres: dict[str, np.ndarray]
 
 
+Actor = Callable[[SimEnvironment], np.ndarray]
+
+
+def other_object(environment: SimEnvironment) -> np.ndarray:
+    """The expert does the other task on the table: everything right, with the wrong object."""
+    return expert_action(environment, sample(environment.initial_state_id).other_task.name)
+
+
+class EarlyRelease:
+    """The expert lets go of the object on the way, a little before the target, and stops: a near miss."""
+
+    def __init__(self, distance: float = 0.09) -> None:
+        self.distance, self.released = distance, False
+
+    def __call__(self, environment: SimEnvironment) -> np.ndarray:
+        now = environment.situation(environment.task)
+        gap = float(np.linalg.norm((now.source_position - now.target_position)[:2]))
+        held = now.source_position[2] > 0.05
+        self.released = self.released or (held and gap < self.distance)
+        return np.array([0, 0, 0, 0, 0, 0, 1.0]) if self.released else expert_action(environment)
+
+
 def roll_out(
-    environment: SimEnvironment, initial_state_id: str, noise: float, seed: int, max_steps: int = 50
+    environment: SimEnvironment,
+    initial_state_id: str,
+    noise: float,
+    seed: int,
+    max_steps: int = 50,
+    actor: Actor = expert_action,
+    stop_at_success: bool = True,
 ) -> Rollout:
-    """Let the expert act with position noise of ``noise`` metres per step until success or ``max_steps``."""
+    """Let ``actor`` act with position noise of ``noise`` metres per step until success or ``max_steps``."""
     rng = np.random.default_rng(seed)
     observations = [environment.reset(initial_state_id)]
     poses, actions = [environment.privileged()], []
-    while len(actions) < max_steps and not environment.success_now:
-        action = expert_action(environment)
+    while len(actions) < max_steps and not (stop_at_success and environment.success_now):
+        action = actor(environment)
         action[:3] = np.clip(action[:3] + rng.normal(0.0, noise, 3), -0.2, 0.2)
         observations.append(environment.step(action))
         poses.append(environment.privileged())

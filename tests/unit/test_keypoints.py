@@ -13,6 +13,7 @@ from grape_preference.drawing import draw_keypoints, project
 from grape_preference.keypoints import track
 from grape_preference.scoring import score_episode
 from grape_preference.segmentation import Projector, propose
+from grape_preference.stage_scoring import ScoringError
 from grape_sim.environment import SimEnvironment
 from preference_rollouts import TASKS, Rollout, roll_out
 
@@ -110,8 +111,12 @@ def test_invalid_depth_pixels_do_not_move_keypoints(rollouts: list[Rollout]) -> 
 
 
 def test_an_undeclared_object_is_refused(rollouts: list[Rollout]) -> None:
-    with pytest.raises(KeyError, match="no appearance is declared for 'banana'"):
-        track(rollouts[0].episode, ["banana"])
+    episode = rollouts[0].episode
+    with pytest.raises(ScoringError, match="no appearance is declared for 'banana'"):
+        track(episode, ["banana"])
+    blind = dataclasses.replace(episode, joint_names=("waist", *episode.joint_names[1:-1], "finger"))
+    with pytest.raises(ScoringError, match="no joint 'gripper'"):
+        track(blind)
 
 
 def test_success_scores_above_failure_with_perceived_keypoints(rollouts: list[Rollout]) -> None:

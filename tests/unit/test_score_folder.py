@@ -26,6 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_episode(root, roll_out(environment, "stack_cube/train/0003", noise, 5, steps).episode)
     environment.close()
     write_episode(root, make_episode(2, episode_id="noise"))
+    write_episode(root, make_episode(2, episode_id="laundry", task="fold_laundry"))
     damaged = write_episode(root, make_episode(2, episode_id="damaged"))
     mcap = damaged / "damaged_0.mcap"
     mcap.write_bytes(mcap.read_bytes()[:-40])
@@ -46,11 +47,12 @@ def test_every_episode_has_a_score_or_a_verdict(root: Path, tmp_path: Path) -> N
     verdicts = {score.episode_id: score.verdict for score in result.scores}
     assert verdicts == {
         "damaged": "unreadable",
+        "laundry": "no_stages",
         "noise": "missing_keypoints",
         "stack_cube-train-0003-0000-0005": "ok",
         "stack_cube-train-0003-0300-0005": "ok",
     }
-    assert seen == [(i + 1, 4, score.episode_id) for i, score in enumerate(result.scores)]
+    assert seen == [(i + 1, 5, score.episode_id) for i, score in enumerate(result.scores)]
     assert result.scored == 2
     (pair,) = result.pairs
     assert (pair.chosen, pair.rejected) == (

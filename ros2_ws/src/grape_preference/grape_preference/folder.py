@@ -24,7 +24,8 @@ from tqdm import tqdm
 from grape_preference.keypoints import track
 from grape_preference.pairs import Pair, make_pairs, save_pairs
 from grape_preference.rewards import DEFAULT_PRESET, PRESETS, gcpg
-from grape_preference.scoring import Score, score_episode, unreadable_score
+from grape_preference.scoring import Score, refused_score, score_episode, unreadable_score
+from grape_preference.stage_scoring import ScoringError
 
 SCORES_NAME, PAIRS_NAME = "scores.json", "pairs.parquet"
 EPISODES_PER_WORKER = 4  # fewer do not repay the start of a process
@@ -118,12 +119,15 @@ def score_paths(folders: Sequence[Path], workers: int) -> Iterator[Score]:
 
 
 def score_path(folder: Path) -> Score:
-    """Read, track and score one episode; a damaged one gets the verdict "unreadable"."""
+    """Read, track and score one episode; what cannot be scored gets a verdict that says why."""
     try:
         episode = read_episode(folder)
     except EpisodeError as error:
         return unreadable_score(folder.name, str(error))
-    return score_episode(episode, track(episode))
+    try:
+        return score_episode(episode, track(episode))
+    except ScoringError as error:
+        return refused_score(episode, error)
 
 
 def save_scores(scores: Sequence[Score], path: Path | str, preset: str = DEFAULT_PRESET) -> Path:

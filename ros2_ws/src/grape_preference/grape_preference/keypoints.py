@@ -24,9 +24,10 @@ from grape_preference.appearance import (
     gripper_joint,
     gripper_opening,
 )
-from grape_preference.constraints import plan_for_task
+from grape_preference.constraints import ConstraintError, plan_for_task
 from grape_preference.language_functions import GRASP_CLOSED
 from grape_preference.segmentation import Candidate, Projector, propose
+from grape_preference.stage_scoring import ScoringError
 from grape_preference.tracks import KeypointTracks
 
 WHOLE, PART = 0.70, 0.15  # shares of an object's visible area: seen whole, seen in part
@@ -54,11 +55,12 @@ def track(episode: Episode, names: Sequence[str] | None = None) -> KeypointTrack
         has NaN positions; one that appears late stands at its first position before, with confidence 0.
 
     Raises:
-        KeyError: a name without declared appearance.
+        ScoringError: there are no stages for the task, a name has no declared appearance, or the joint states
+            lack the gripper.
     """
     if episode.depths is None:
         return None
-    names = tuple(names if names is not None else plan_for_task(episode.manifest.task).keypoints)
+    names = tuple(names if names is not None else _keypoints_of(episode.manifest.task))
     objects = [_declared(name) for name in names]
     projector = _projector(episode.camera)
     frames = [
@@ -81,12 +83,18 @@ def track(episode: Episode, names: Sequence[str] | None = None) -> KeypointTrack
     )
 
 
+def _keypoints_of(task: str) -> tuple[str, ...]:
+    try:
+        return plan_for_task(task).keypoints
+    except ConstraintError as error:
+        raise ScoringError("no_stages", str(error)) from None
+
+
 def _declared(name: str) -> Appearance:
     known = appearances()
     if name not in known:
-        raise KeyError(
-            f"no appearance is declared for {name!r}; add it to appearance.yaml ({', '.join(known)})"
-        )
+        message = f"no appearance is declared for {name!r}; add it to appearance.yaml ({', '.join(known)})"
+        raise ScoringError("missing_keypoints", message)
     return known[name]
 
 
@@ -102,6 +110,8 @@ def _cached_projector(width: int, height: int, intrinsics: bytes, pose: bytes) -
 
 
 def _gripper_joint(episode: Episode) -> np.ndarray:
+    if gripper_joint() not in episode.joint_names:
+        raise ScoringError("missing_keypoints", f"the joint states have no joint {gripper_joint()!r}")
     column: np.ndarray = episode.joint_positions[:, episode.joint_names.index(gripper_joint())]
     return column
 

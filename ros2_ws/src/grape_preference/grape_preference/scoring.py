@@ -80,8 +80,13 @@ def score_episode(episode: Episode, tracks: KeypointTracks | None, plan: StagePl
         r_self = self_reward(episode)
         stages = score_stages(plan, _usable(episode, tracks, plan))
     except ScoringError as error:
-        return _score(episode, error.verdict, str(error), plan.sha256 if plan else "")
+        return refused_score(episode, error, plan)
     return _score(episode, "ok", "", plan.sha256, r_self, stages)
+
+
+def refused_score(episode: Episode, error: ScoringError, plan: StagePlan | None = None) -> Score:
+    """Return the score of an episode that has none: what its manifest says, and the verdict."""
+    return _score(episode, error.verdict, str(error), plan.sha256 if plan else "")
 
 
 def self_reward(episode: Episode) -> tuple[float, float]:
