@@ -114,3 +114,17 @@ def sft(
     )
     checkpoint = fine_tune(base, demos / "frames", output, options, scenes if mix > 0 else None)
     typer.echo(f"Checkpoint: {checkpoint}")
+
+
+@train.command()
+def small(
+    runs: Annotated[Path, typer.Option(help="Folder of all that is made on the way.")] = Path("runs"),
+    threads: ThreadsOption = 2,
+    seed: SeedOption = 0,
+) -> None:
+    """Make the shipped policy from nothing: scenes, demonstrations, pre-training, fine-tuning (2-3 hours)."""
+    scenes(30_000, runs / "scenes", seed)
+    demos(episodes=240, record=False, output=runs / "demos", seed=seed)
+    pretrain(runs / "scenes", runs / "pretrain", threads=threads, seed=seed)
+    base = runs / "pretrain" / "checkpoint"
+    sft(base, runs / "demos", runs / "scenes", output=runs / "sft", threads=threads, seed=seed)
