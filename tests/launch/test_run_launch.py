@@ -51,9 +51,7 @@ class TestStack(unittest.TestCase):
 
     def test_runs_an_episode_once_all_nodes_are_ready(self, proc_output: Any) -> None:
         for node in NODES:
-            proc_output.assertWaitFor(
-                "ready", process=node, strict_proc_matching=False, timeout=START_SECONDS
-            )
+            proc_output.assertWaitFor("ready", process=node, timeout=START_SECONDS, stream="stdout")
         import rclpy
         from grape_msgs.action import RunEpisode
         from grape_policy.nodes import base

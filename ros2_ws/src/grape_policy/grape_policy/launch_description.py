@@ -13,6 +13,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from grape_policy import stack
 
 RESPAWN_DELAY_SECONDS = 1.0
+STOP_SECONDS = "20"  # to close files after Ctrl+C on a busy machine, before SIGTERM
 
 
 def describe(table: tuple[stack.Argument, ...], nodes: Callable[[dict[str, stack.Value]], list[Any]]) -> Any:
@@ -55,6 +56,7 @@ def node_action(node: stack.NodeDescription, arguments: dict[str, stack.Value]) 
         respawn=node.respawns > 0,
         respawn_max_retries=node.respawns,
         respawn_delay=RESPAWN_DELAY_SECONDS,
+        sigterm_timeout=STOP_SECONDS,
         on_exit=_ExitHandler(node),
     )
 
