@@ -81,11 +81,7 @@ class Stack:
 
     def __init__(self, node: Any, sensors: Sensors) -> None:
         self.sensors = sensors
-        self.calls: list[str] = []
-        self.succeed_at = 10**9  # judge: success from this step on
-        self.stop_at = 10**9  # arm: stops by itself at this step
-        self.mute_at = 10**9  # policy: sends nothing from this step on
-        self.reset_message = ""  # scene: refuse resets with this message
+        self.behave()
         self.max_steps = 0
         self.armed = False
         for key, handler in {
@@ -96,6 +92,15 @@ class Stack:
         }.items():
             base.service(node, key, handler)
         node.create_timer(0.02, self.supervise)
+
+    def behave(self) -> None:
+        """Forget all misbehaviour and all calls."""
+        self.calls: list[str] = []
+        self.sensors.step = 0
+        self.succeed_at = 10**9  # judge: success from this step on
+        self.stop_at = 10**9  # arm: stops by itself at this step
+        self.mute_at = 10**9  # policy: sends nothing from this step on
+        self.reset_message = ""  # scene: refuse resets with this message
 
     def set_policy_task(self, request: Any, response: Any) -> Any:
         self.calls.append(f"policy {'on' if request.active else 'off'}")
@@ -137,7 +142,8 @@ class Stack:
             self.say_safety("the workspace ends here")
 
     def say_safety(self, message: str) -> None:
-        state = SafetyState.ARMED if self.armed else SafetyState.DISARMED
+        idle = SafetyState.STOPPED if message else SafetyState.DISARMED
+        state = SafetyState.ARMED if self.armed else idle
         self.sensors.publishers["safety_state"].publish(SafetyState(state=state, message=message))
 
 

@@ -55,11 +55,19 @@ class Rig(Graph):
         return self.send("collect", **(goal | {"max_steps": 3, "seed": 5, "temperature": 0.5} | fields))
 
 
-@pytest.fixture
-def rig(tmp_path: Path, ros_environment: dict[str, str]) -> Iterator[Rig]:
-    rig = Rig(tmp_path / "episodes")
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory, ros_environment: dict[str, str]) -> Iterator[Rig]:
+    rig = Rig(tmp_path_factory.mktemp("manager") / "episodes")
     yield rig
     rig.close()
+
+
+@pytest.fixture
+def rig(processes: Rig) -> Rig:
+    """Return the running processes with a played stack that behaves well."""
+    processes.feedback.clear()
+    processes.stack.behave()
+    return processes
 
 
 def test_an_episode_ends_at_the_step_limit_or_when_the_judge_sees_success(rig: Rig) -> None:
@@ -85,14 +93,16 @@ def test_each_way_to_fail_has_its_own_reason_and_closes_the_episode(rig: Rig) ->
     stopped = rig.run(max_steps=20)
     assert (stopped.outcome, stopped.reason) == ("stopped", "the workspace ends here")
     assert read_manifest(Path(stopped.path)).reason == stopped.reason
-    rig.stack.stop_at = 10**9
+    at_once = rig.run(max_steps=20)  # stops again before the policy begins, perhaps before ARMED was seen
+    assert (at_once.outcome, at_once.reason, at_once.steps) == ("stopped", "the workspace ends here", 0)
+    rig.stack.behave()
 
     rig.stack.mute_at = 2
     stalled = rig.run(max_steps=20)
     assert stalled.outcome == "aborted"
     assert "sent no action for 1 s" in stalled.reason
     assert read_manifest(Path(stalled.path)).outcome == "aborted"
-    rig.stack.mute_at = 10**9
+    rig.stack.behave()
 
     rig.stack.reset_message = "no such state"
     refused = rig.run(max_steps=20)

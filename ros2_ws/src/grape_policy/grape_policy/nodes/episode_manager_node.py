@@ -56,7 +56,6 @@ class EpisodeManagerNode(Node):
         self._events = base.publisher(self, "episode_event")
         base.subscription(self, "action", self._on_action)
         base.subscription(self, "safety_state", self._on_safety)
-        self._safety: Any = None
         self._run: EpisodeRun | None = None
         self._busy = False
         self._cancel_reason = ""
@@ -103,7 +102,6 @@ class EpisodeManagerNode(Node):
             self._waiter.poll()
 
     def _on_safety(self, message: Any) -> None:
-        self._safety = message
         if self._run is not None:
             self._run.on_safety(message)
             self._waiter.poll()
@@ -128,8 +126,6 @@ class EpisodeManagerNode(Node):
             request = EpisodeRequest(**fields)
         publish = self._events.publish
         run = self._run = EpisodeRun(request, self._limits, self._stack, self._waiter, publish, feedback)
-        if self._safety is not None:
-            run.on_safety(self._safety)
         if self._cancel_reason:
             run.end("aborted", self._cancel_reason)
         try:

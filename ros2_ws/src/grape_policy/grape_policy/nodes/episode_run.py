@@ -74,8 +74,8 @@ class EpisodeRun:
         self._limits, self._services, self._waiter = limits, services, waiter
         self._publish_event, self._publish_feedback = publish_event, publish_feedback
         self._steps = 0
-        self._safety: SafetyState | None = None
-        self._moving = False  # from arming to the end: leaving ARMED ends the episode
+        self._arming = False  # from the request to arm on
+        self._moving = False  # from the first ARMED to the end: leaving ARMED ends the episode
         self._recording = False
         self._policy_version = ""
         self._outcome, self._reason = "", ""
@@ -97,9 +97,11 @@ class EpisodeRun:
             self._steps = max(self._steps, int(message.step) + 1)
 
     def on_safety(self, message: SafetyState) -> None:
-        """Follow the arm's safety state; while moving, anything but ARMED ends the episode."""
-        self._safety = message
-        if self._moving and message.state != SafetyState.ARMED:
+        """Follow the arm's safety state: once it was asked to arm, any stop ends the episode."""
+        stopped = message.state in (SafetyState.STOPPED, SafetyState.EMERGENCY_STOPPED)
+        if self._arming and message.state == SafetyState.ARMED:
+            self._moving = True
+        elif self._moving or (self._arming and stopped):
             self.end("stopped", message.message or "the arm is no longer armed")
 
     async def run(self) -> EpisodeResult:
@@ -128,10 +130,10 @@ class EpisodeRun:
             )
         self.request = replace(request, instruction=request.instruction or reset.instruction)
         await self._record()
+        self._arming = True
         await self._demand("set_armed", armed=True)
-        if not await self._waiter.until(self._is_armed, ARMED_SECONDS):
+        if not await self._waiter.until(lambda: self._moving or self.ended, ARMED_SECONDS):
             raise ServiceError("the arm does not report that it is armed; look at the arm node's log")
-        self._moving = True
         await self._demand(
             "set_policy_task", active=True, max_steps=request.max_steps, **self._policy_fields()
         )
@@ -157,9 +159,6 @@ class EpisodeRun:
         )
         self._path = started.path
         self._publish(EpisodeEvent.STARTED)
-
-    def _is_armed(self) -> bool:
-        return self._safety is not None and self._safety.state == SafetyState.ARMED
 
     async def _demand(self, key: str, **fields: Any) -> Any:
         """Call a service unless the episode was ended meanwhile."""
@@ -197,7 +196,7 @@ class EpisodeRun:
         await self._try("set_policy_task", active=False)
         if self._outcome in ("success", "failure"):  # let the arm complete the last action
             await self._waiter.until(lambda: False, self._limits.settle_seconds)
-        self._moving = False
+        self._arming = self._moving = False
         await self._try("set_armed", armed=False)
         verdict = await self._try("judge_episode")
         success = self._outcome == "success" or bool(verdict is not None and verdict.success)
