@@ -222,3 +222,13 @@ def test_explanation_names_the_stage_and_the_reason() -> None:
         "sub_goal: distance(end_effector, carrot) was 0.090 m at its end, over the threshold 0.05 m" in text
     )
     assert "2. close: completed, frames 2 to 4, cost 0.000." in text
+
+
+def test_explanation_of_conditions_and_averages() -> None:
+    held = {**CLOSE, "constraints": [constraint("path", "gripper < 0.5", 1.0, 0.0, "1")]}
+    high = {**REACH, "constraints": [constraint("path", "height(end_effector)", 1.0, 0.25)]}
+    text = explain(score_episode(episode(), TRACKS, plan(high, held)))
+    assert "gripper < 0.5 was false in 67% of the frames: cost 0.667" in text
+    assert (
+        "height(end_effector) was 0.200 m on average, at times over the threshold 0.25 m: cost 0.017" in text
+    )

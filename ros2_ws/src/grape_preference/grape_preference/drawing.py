@@ -8,8 +8,9 @@ from grape_episodes.contract import Camera
 
 from grape_preference.tracks import KeypointTracks
 
-_COLOURS = ((230, 30, 120), (0, 150, 255), (255, 200, 0), (120, 60, 255))
+_COLOURS = ((255, 90, 170), (60, 180, 255), (255, 200, 0), (160, 120, 255))
 _HELD_COLOUR = (150, 150, 150)
+_LABEL_COLOUR = (20, 20, 20)
 _END_EFFECTOR_COLOUR = (0, 220, 120)
 
 
@@ -55,6 +56,7 @@ def _disc(
 
 
 def _label(canvas: np.ndarray, at: tuple[int, int], text: str, colour: tuple[int, int, int]) -> None:
-    place = (at[0] + 10, at[1] - 8)
-    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+    x, y = at[0] + 10, at[1] - 8
+    cv2.rectangle(canvas, (x - 2, y - height - 2), (x + width + 2, y + below), _LABEL_COLOUR, -1)
+    cv2.putText(canvas, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grape_preference.scoring import Score
 from grape_preference.stage_scoring import ConstraintScore, StageScore
 
-_KINDS = {"path": "on the way", "sub_goal": "at its end", "collision": "at worst"}
+_KINDS = {"path": "on average", "sub_goal": "at its end", "collision": "at worst"}
 
 
 def explain(score: Score) -> str:
@@ -34,8 +34,17 @@ def _fate(stage: StageScore) -> str:
 
 
 def _reason(term: ConstraintScore) -> str:
+    return f"{term.kind}: {_violation(term)}: cost {term.cost:.3f}"
+
+
+def _violation(term: ConstraintScore) -> str:
+    if term.is_condition:
+        if term.kind == "path":
+            return f"{term.expression} was false in {term.value:.0%} of the frames"
+        return f"{term.expression} was false {_KINDS[term.kind]}"
     unit = "" if term.unit == "1" else f" {term.unit}"
-    return (
-        f"{term.kind}: {term.expression} was {term.value:.3f}{unit} {_KINDS[term.kind]}, "
-        f"over the threshold {term.threshold:g}{unit}: cost {term.cost:.3f}"
-    )
+    times = (
+        "at times " if term.value <= term.threshold else ""
+    )  # a mean can lie below what it exceeds at times
+    threshold = f"{times}over the threshold {term.threshold:g}{unit}"
+    return f"{term.expression} was {term.value:.3f}{unit} {_KINDS[term.kind]}, {threshold}"

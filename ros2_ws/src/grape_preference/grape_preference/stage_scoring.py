@@ -24,11 +24,15 @@ class ScoringError(ValueError):
 
 @dataclass(frozen=True)
 class ConstraintScore:
-    """One constraint over its stage: the reduced raw value (in ``unit``) and the cost it adds."""
+    """One constraint over its stage: the reduced raw value (in ``unit``) and the cost it adds.
+
+    A condition's value is 1 where it is false and 0 where it holds.
+    """
 
     kind: str
     expression: str
     unit: str
+    is_condition: bool
     threshold: float
     value: float
     cost: float
@@ -135,4 +139,7 @@ def _constraint_score(
         value, violation = reduce(values[begin : end + 1]), reduce(violations[begin : end + 1])
     cost = constraint.weight * float(violation)
     text, unit = constraint.expression.text, constraint.unit
-    return ConstraintScore(constraint.kind, text, unit, constraint.threshold, float(value), cost)
+    is_condition = constraint.expression.kind == BOOLEAN
+    return ConstraintScore(
+        constraint.kind, text, unit, is_condition, constraint.threshold, float(value), cost
+    )
