@@ -3,7 +3,6 @@ SHELL := /bin/bash
 # Where a real ROS 2 is used, the workspace has its own prefix; with the wheels nothing has to be sourced.
 WORKSPACE := $(PWD)/ros2_ws/install/setup.bash
 ENVIRONMENT = unset _ROS_WHEELS_BOOTSTRAP_COMPLETE; if [ -f $(WORKSPACE) ]; then . $(WORKSPACE); fi;
-PYTHON_SOURCES := ros2_ws/src/grape_episodes ros2_ws/src/grape_policy ros2_ws/src/grape_preference ros2_ws/src/grape_sim training scripts launch tests
 
 .PHONY: help setup demo test check clean
 
@@ -22,7 +21,8 @@ demo: setup
 check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy
+	.venv/bin/mypy -p grape_episodes -p grape_policy -p grape_preference -p grape_sim -p grape_training
+	.venv/bin/mypy scripts launch benchmarks
 
 test: check
 	@$(ENVIRONMENT) exec .venv/bin/python -m pytest

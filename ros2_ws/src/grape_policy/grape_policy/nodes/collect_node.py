@@ -5,6 +5,7 @@ Used by ``collect.launch.py``; a robot needs no more than the ROS packages to co
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from action_msgs.msg import GoalStatus
@@ -22,8 +23,9 @@ PARAMETERS = (
     Parameter("rollouts", 3, "Rollouts per initial state.", 1, 1_000),
     Parameter("temperature", 0.7, "Sampling temperature of the policy; 0: greedy.", 0.0, 10.0),
     Parameter("seed", 0, "Seed of the sampling.", 0, 2**31 - 1),
-    Parameter("server_timeout", 60.0, "Wait this long for the episode manager.", 1.0, 600.0, "s"),
+    Parameter("ready_timeout", 180.0, "Wait this long for the other nodes.", 1.0, 600.0, "s"),
 )
+NEEDED_SERVICES = ("set_policy_task", "set_armed", "reset_scene", "start_recording")
 
 
 def initial_states(tasks: str, split: str, states: int) -> list[tuple[str, str]]:
@@ -48,15 +50,27 @@ class CollectNode(Node):
         values = declare(self, PARAMETERS)
         states = initial_states(values.tasks, values.split, values.states)
         self._client = base.action_client(self, "collect")
-        if not self._client.wait_for_server(values.server_timeout):
-            raise RuntimeError(
-                f"no episode manager after {values.server_timeout:g} s; start the stack first (grape up)"
-            )
+        self._wait_for_stack(values.ready_timeout)
         goal = Collect.Goal(
             tasks=[task for task, _ in states], initial_state_ids=[state for _, state in states]
         )
         goal.rollouts, goal.temperature, goal.seed = values.rollouts, values.temperature, values.seed
         self._client.send_goal_async(goal, self._show_progress).add_done_callback(self._accepted)
+
+    def _wait_for_stack(self, seconds: float) -> None:
+        """Wait until the manager, and what it needs, answers.
+
+        Raises:
+            RuntimeError: somebody does not in time.
+        """
+        end = time.monotonic() + seconds
+        for key in NEEDED_SERVICES:
+            client = base.client(self, key)
+            if not client.wait_for_service(max(0.0, end - time.monotonic())):
+                raise RuntimeError(f"nothing serves {client.srv_name} after {seconds:g} s; is the stack up?")
+            self.destroy_client(client)
+        if not self._client.wait_for_server(max(0.0, end - time.monotonic())):
+            raise RuntimeError(f"no episode manager after {seconds:g} s; start the stack first (grape up)")
 
     def close(self) -> None:
         """Cancel what is left of the batch; the manager keeps the episodes that are complete."""

@@ -1,7 +1,7 @@
 """Measures whether the simulated graph holds the control rate with recording on; run by the doctor.
 
-``python -m grape_policy.nodes.control_rate <checkpoint> <log folder>`` starts the graph on a free domain, runs
-one short episode and prints one line; exit code 0 when the rate is held.
+``python -m grape_policy.nodes.control_rate <checkpoint> <log folder>`` starts the graph on a free domain and
+runs one short episode; it prints one line, with exit code 0 when the rate is held.
 """
 
 from __future__ import annotations
