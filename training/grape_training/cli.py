@@ -9,6 +9,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 (a clear line instead of a failing
     sys.exit("error: grape needs Python 3.11 or newer. Install it, remove .venv and run: make setup")
 
 import os
+from collections.abc import Callable
 
 import typer
 
@@ -49,8 +50,14 @@ def describe(error: BaseException) -> tuple[str, int]:
 
 def main() -> None:
     """Run the command line."""
+    run_safely(lambda: app(standalone_mode=False))
+
+
+def run_safely(function: Callable[[], object]) -> None:
+    """Run ``function`` and end the process with its exit code; an error becomes one line."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        code = function()
+        sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -60,9 +67,9 @@ def main() -> None:
             sys.exit(2)
         if os.environ.get("GRAPE_TRACEBACK"):
             raise
-        line, code = describe(error)
+        line, exit_code = describe(error)
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(code)
+        sys.exit(exit_code)
 
 
 if __name__ == "__main__":

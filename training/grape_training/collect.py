@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from grape_training.evaluation import DEFAULT_MAX_STEPS
 from grape_training.policies import PolicySpec, VlaActor, load_vla
-from grape_training.pool import run_parallel
+from grape_training.pool import run_parallel, termination_deferred
 
 if TYPE_CHECKING:
     from grape_episodes.types import Episode
@@ -122,7 +122,8 @@ def record_rollout(cell: Rollout, *, spec: PolicySpec, root: Path, max_steps: in
         collisions=int(verdict.collisions),
         reason=refused or verdict.message,
     )
-    write_episode(root, _episode(done, observations, actor))
+    with termination_deferred():
+        write_episode(root, _episode(done, observations, actor))
     return bool(verdict.success)
 
 

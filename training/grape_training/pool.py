@@ -74,6 +74,16 @@ def _start_worker() -> None:
 
 
 @contextmanager
+def termination_deferred() -> Iterator[None]:
+    """Let the end of a worker wait until the end of the block, so that it leaves no half-written file."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+@contextmanager
 def _environment() -> Iterator[None]:
     """Let the workers start with one thread and off-screen rendering."""
     before = {name: os.environ.get(name) for name in ENVIRONMENT}
