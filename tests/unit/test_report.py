@@ -108,6 +108,22 @@ def test_words_from_files_are_escaped(run: Path, tmp_path: Path) -> None:
     assert "<script" not in build_report(copy)
 
 
+def test_files_of_another_version_and_damaged_episodes_are_named(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    path = copy / "episodes" / "scores.json"
+    scores = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(scores | {"episodes": [{**row, "stages": [{}]} for row in scores["episodes"]]})
+    )
+    with pytest.raises(BadInputError, match=r"scores.json: not a file of scores"):
+        build_report(copy)
+    path.write_text(json.dumps(scores))
+    next(copy.rglob("*.mcap")).write_bytes(b"")
+    with pytest.raises(BadInputError, match="differs from its sha256"):
+        build_report(copy)
+
+
 def test_half_a_run_says_what_is_missing_and_how_to_get_it(run: Path, tmp_path: Path) -> None:
     shutil.copytree(
         run / "episodes", tmp_path / "episodes", ignore=shutil.ignore_patterns("*.json", "*.parquet")

@@ -23,11 +23,11 @@ from grape_training.report_pairs import pair_views
 
 REPORT_NAME = "report.html"
 STAGES = ("collect", "score", "train", "evaluate", "gate", "reload")
-CURVES = {
-    "loss": "TPO loss",
-    "margin": "margin of chosen over rejected",
-    "accuracy": "share of pairs in the right order",
-    "kl": "KL divergence from the reference, nats",
+CURVES = {  # column of metrics.jsonl: title, y axis
+    "loss": ("TPO loss", "loss"),
+    "margin": ("Margin of chosen over rejected", "margin"),
+    "accuracy": ("Share of pairs in the right order", "share"),
+    "kl": ("KL divergence from the reference", "nats"),
 }
 
 
@@ -145,10 +145,10 @@ def _curves(files: RunFiles) -> list[tuple[str, Markup]]:
                 {title: [float(row[key]) for row in rows]},
                 title=f"{title} over {len(rows)} optimiser steps",
                 x_label="optimiser step",
-                y_label=title.split(",")[0],
+                y_label=unit,
             ),
         )
-        for key, title in CURVES.items()
+        for key, (title, unit) in CURVES.items()
         if rows and key in rows[0]
     ]
 

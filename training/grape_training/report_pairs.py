@@ -7,13 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from grape_episodes.export import encode_film, encode_picture
+from grape_episodes.reader import read_episode
+from grape_episodes.types import Episode, EpisodeError
+from grape_preference.drawing import draw_keypoints
+from grape_preference.folder import load_scores
+from grape_preference.keypoints import track
 from markupsafe import Markup
 
+from grape_training.errors import BadInputError
 from grape_training.report_charts import Band, line_chart
 from grape_training.report_files import DASH, RunFiles, load_pairs, number, spoken
 
 if TYPE_CHECKING:
-    from grape_episodes.types import Episode
     from grape_preference.pairs import Pair
     from grape_preference.scoring import Score
     from grape_preference.tracks import KeypointTracks
@@ -36,16 +42,22 @@ class EpisodeView:
 
 
 def pair_views(files: RunFiles, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the pairs with the widest margins, one per task as long as there are enough tasks."""
-    from grape_preference.scoring import Score
+    """Return the pairs with the widest margins, one per task as long as there are enough tasks.
 
-    names = set(Score.__dataclass_fields__)
-    scores = {
-        row["episode_id"]: (Score.from_json({k: row[k] for k in names}), row.get("gcpg")) for row in rows
-    }
+    Raises:
+        BadInputError: The scores are those of another version, or an episode cannot be read.
+    """
+    pairs = load_pairs(files)
+    if files.scores is None or not pairs:
+        return []
+    try:
+        loaded = {score.episode_id: score for score in load_scores(files.scores)}
+    except ValueError as error:
+        raise BadInputError(str(error), "Score the episodes again: grape score") from error
+    scores = {row["episode_id"]: (loaded[row["episode_id"]], row.get("gcpg")) for row in rows}
     shown = [
         pair
-        for pair in _spread(load_pairs(files))
+        for pair in _spread(pairs)
         if all(name in files.episodes and name in scores for name in (pair.chosen, pair.rejected))
     ]
     return [_pair_view(pair, files, scores) for pair in shown[:PAIRS_SHOWN]]
@@ -62,9 +74,10 @@ def _spread(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def _pair_view(pair: Pair, files: RunFiles, scores: dict[str, tuple[Score, float | None]]) -> dict[str, Any]:
-    from grape_episodes.reader import read_episode
-
-    chosen, rejected = (read_episode(files.episodes[name]) for name in (pair.chosen, pair.rejected))
+    try:
+        chosen, rejected = (read_episode(files.episodes[name]) for name in (pair.chosen, pair.rejected))
+    except EpisodeError as error:
+        raise BadInputError(f"{error.what} ({error.where})", error.remedy) from error
     costs = [cost for name in (pair.chosen, pair.rejected) for cost in _highest_costs(scores[name][0])]
     top = max(costs, default=1.0)
     sides = [
@@ -87,9 +100,6 @@ def _highest_costs(score: Score) -> list[float]:
 
 
 def _episode_view(title: str, episode: Episode, score: Score, gcpg: float | None, top: float) -> EpisodeView:
-    from grape_episodes.export import encode_film
-    from grape_preference.keypoints import track
-
     manifest, tracks = episode.manifest, track(episode)
     seconds = float(episode.stamps_ns[-1] - episode.stamps_ns[0]) * 1e-9
     return EpisodeView(
@@ -115,9 +125,6 @@ def _episode_view(title: str, episode: Episode, score: Score, gcpg: float | None
 
 def _still(episode: Episode, tracks: KeypointTracks | None, t: int) -> str:
     """Return image ``t`` with its keypoints; without, when the objects could not be found."""
-    from grape_episodes.export import encode_picture
-    from grape_preference.drawing import draw_keypoints
-
     image = episode.images[t]
     return data_uri(encode_picture(draw_keypoints(image, tracks, t, episode.camera) if tracks else image))
 
