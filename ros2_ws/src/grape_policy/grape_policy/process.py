@@ -82,6 +82,7 @@ class SupervisedProcess:
                 return
             try:
                 process.send_signal(number)
+                process.send_signal(signal.SIGCONT)  # a suspended process would not notice
                 await asyncio.wait_for(process.wait(), seconds)
             except ProcessLookupError:
                 return
