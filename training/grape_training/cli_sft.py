@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
-from grape_training.cli_common import TASKS, SeedOption, TasksOption, split_tasks
+from grape_training.cli_common import (
+    DEFAULT_POLICY,
+    TASKS,
+    PolicyOption,
+    SeedOption,
+    TasksOption,
+    split_tasks,
+)
 from grape_training.cli_train import train
 
-DEMOS, SCENES = Path("runs/demos"), Path("runs/scenes")
+DEMOS, SCENES, ROLLOUTS = Path("runs/demos"), Path("runs/scenes"), Path("runs/rollouts")
 PRETRAIN, SFT = Path("runs/pretrain"), Path("runs/sft")
 
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Cores to use.")]
@@ -23,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     app.command()(demos)
     app.command()(scenes)
+    app.command()(relabel)
 
 
 def demos(
@@ -51,6 +59,23 @@ def scenes(
     from grape_training.scenes import render_scenes
 
     render_scenes(output, count, IMAGE_SIZE, seed)
+
+
+def relabel(
+    policy: PolicyOption = DEFAULT_POLICY,
+    tasks: TasksOption = TASKS,
+    episodes: Annotated[int, typer.Option(min=1, help="Rollouts of each task.")] = 20,
+    output: Annotated[Path, typer.Option(help="Folder of the relabelled frames.")] = ROLLOUTS,
+    seed: SeedOption = 0,
+) -> None:
+    """Let a policy drive and the expert say what it would have done in every state (DAgger)."""
+    from grape_policy.vla.inference import VlaPolicy
+
+    from grape_training.relabel import RelabelOptions
+    from grape_training.relabel import relabel as run
+
+    options = RelabelOptions(seed=seed)
+    run(VlaPolicy.from_checkpoint(policy), output / "frames", tuple(split_tasks(tasks)), episodes, options)
 
 
 @train.command()
@@ -84,6 +109,9 @@ def pretrain(
 def sft(
     base: Annotated[Path, typer.Option(help="Checkpoint to start from.")] = PRETRAIN / "checkpoint",
     demos: Annotated[Path, typer.Option(help="Folder that `grape demos` wrote.")] = DEMOS,
+    rollouts: Annotated[
+        Path | None, typer.Option(help="Folder that `grape relabel` wrote, to learn from as well.")
+    ] = None,
     scenes: Annotated[Path, typer.Option(help="Rendered scenes to mix in.")] = SCENES,
     mix: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of rendered scenes.")] = 0.5,
     output: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = SFT,
@@ -112,7 +140,8 @@ def sft(
         loss=LossOptions(bin_sigma=bin_sigma),
         mix=mix,
     )
-    checkpoint = fine_tune(base, demos / "frames", output, options, scenes if mix > 0 else None)
+    data = [folder / "frames" for folder in (demos, rollouts) if folder is not None]
+    checkpoint = fine_tune(base, data, output, options, scenes if mix > 0 else None)
     typer.echo(f"Checkpoint: {checkpoint}")
 
 

@@ -8,6 +8,7 @@ forgotten.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,14 +33,19 @@ class SftOptions:
     mix: float = 0.5
 
 
-def fine_tune(base: Path, demos: Path, folder: Path, options: SftOptions, scenes: Path | None = None) -> Path:
-    """Train the checkpoint ``base`` on the frames below ``demos``, resumable; return the new checkpoint.
+def fine_tune(
+    base: Path, data: Sequence[Path], folder: Path, options: SftOptions, scenes: Path | None = None
+) -> Path:
+    """Train the checkpoint ``base`` on the frames below the folders ``data``; return the new checkpoint.
+
+    ``data`` holds demonstrations and, if there are any, relabelled rollouts. The run is resumable in
+    ``folder``.
 
     Raises:
         BadInputError: there are no frames, or ``folder`` holds the state of another model.
     """
     parts = parts_from(base)
-    sampler = sampler_of(parts, read_frames(demos), options.sampler)
+    sampler = sampler_of(parts, concatenate([read_frames(root) for root in data]), options.sampler)
     rendered = read_frames(scenes) if scenes is not None else None
     optimise(parts, MixedSampler(sampler, rendered, options), folder, options.loop, options.loss, "sft")
     write_parts(parts, folder / CHECKPOINT, keep_heads=False)
