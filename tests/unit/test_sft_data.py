@@ -77,3 +77,25 @@ def test_coarse_classes_sample_the_central_square():
     masks[:, 40:280] = 7
     assert (coarse_classes(masks) == 7).all()
     assert (coarse_classes(None) == UNKNOWN_CLASS).all()
+
+
+class _Still:
+    """A policy that stays where it is."""
+
+    def act(self, images, instructions):
+        from types import SimpleNamespace
+
+        actions = np.zeros((len(images), 7))
+        actions[:, 6] = 1.0
+        return SimpleNamespace(actions=actions)
+
+
+def test_relabelled_rollouts_hold_the_experts_answer_to_where_the_policy_went():
+    from grape_training.relabel import RelabelOptions, rollouts
+
+    options = RelabelOptions(max_steps=3, expert_share=0.0, image_size=32)
+    frames = rollouts(_Still(), ["stack_cube/train/0001", "stack_cube/train/0002"], options)
+    assert len(frames) == 6
+    np.testing.assert_allclose(frames.gripper[0], frames.gripper[2], atol=2e-3)
+    label = frames.actions[:, TASK_NAMES.index("stack_cube")]
+    assert (np.linalg.norm(label[:, :3], axis=1) > 0.03).all()  # the expert would have moved
