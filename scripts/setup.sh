@@ -29,8 +29,9 @@ if [ "$ros" = wheels ]; then
 else
     python=$(command -v python3)
 fi
-python=$("$python" -c "import sys; print(sys.executable)") && version=$("$python" -c "import platform; print(platform.python_version())") ||
+real=$("$python" -c "import sys; print(sys.executable)") && version=$("$python" -c "import platform; print(platform.python_version())") ||
     fail "$python does not run; reinstall Python 3.11 or put a working python3.11 first on PATH"
+python=$real
 
 # --- Debian libraries: rendering, USB cameras, compiler -------------------------------------------------------------
 packages=(libegl1 libgl1 libgl1-mesa-dri libusb-1.0-0 ninja-build cmake g++ make python3-dev)

@@ -154,3 +154,15 @@ def test_nothing_survives_the_supervisor(node: Make, tmp_path: Path, number: sig
     if number != signal.SIGKILL:
         assert parent.returncode == 0
         assert output.splitlines()[-1] == "[stack] stopped"
+
+
+@pytest.mark.parametrize("value", ["abc", "102", "-1"])
+def test_a_domain_that_is_none_is_refused(
+    node: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", value)
+    with (
+        pytest.raises(StackError, match=f"ROS_DOMAIN_ID={value} is no domain"),
+        supervisor.running_stack({}, None, tmp_path, nodes=[node("steady")]),
+    ):
+        pass

@@ -88,11 +88,11 @@ def check_ros() -> Check:
 
 def check_domain() -> Check:
     """Is the ROS domain free of other programs on this machine?"""
-    text = os.environ.get("ROS_DOMAIN_ID") or "0"
-    if not (text.isdecimal() and int(text) <= domain.LAST_DOMAIN):
-        remedy = f"export ROS_DOMAIN_ID=<0 to {domain.LAST_DOMAIN}>"
-        return Check("domain", False, f"ROS_DOMAIN_ID={text} is no domain of this machine", remedy)
-    domain_id = int(text)
+    try:
+        domain_id = domain.parse_domain(os.environ.get("ROS_DOMAIN_ID", ""))
+    except ValueError as error:
+        detail, _, remedy = str(error).partition("; ")
+        return Check("domain", False, detail, remedy)
     count = domain.participants(domain_id)
     if count:
         remedy = "stop that program, or choose another domain: export ROS_DOMAIN_ID=42"

@@ -18,6 +18,19 @@ LAST_DOMAIN = 101  # above it the ports reach those Linux gives to clients
 OWN_DOMAINS = range(70, LAST_DOMAIN)
 
 
+def parse_domain(text: str) -> int:
+    """Return the domain that ``ROS_DOMAIN_ID`` names; empty is 0, as in ROS.
+
+    Raises:
+        ValueError: not a domain that works on this machine.
+    """
+    if not (text or "0").isdecimal() or int(text or 0) > LAST_DOMAIN:
+        raise ValueError(
+            f"ROS_DOMAIN_ID={text} is no domain of this machine; export ROS_DOMAIN_ID=<0 to {LAST_DOMAIN}>"
+        )
+    return int(text or 0)
+
+
 def participants(domain_id: int) -> int:
     """Return how many DDS participants on this machine are on the domain."""
     base = PORT_BASE + DOMAIN_GAIN * domain_id

@@ -72,6 +72,7 @@ class Supervisor:
         self.on_line = on_line
         self.reason = ""  # why the stack ended by itself; empty while it runs and after a requested stop
         self.environment = client_environment(log_folder, domain_id)
+        self.domain_id = _domain_id(self.environment)
         self._log_folder = log_folder
         self._stopping = asyncio.Event()
         self.nodes = list(nodes or stack.selected_nodes(self.arguments))
@@ -86,11 +87,6 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """Process ids by node name."""
         return {name: process.pid for name, process in self.processes.items() if process.pid is not None}
-
-    @property
-    def domain_id(self) -> int:
-        """The ROS domain of the stack."""
-        return int(self.environment.get("ROS_DOMAIN_ID") or os.environ.get("ROS_DOMAIN_ID") or 0)
 
     def request_stop(self) -> None:
         """Ask ``run`` to stop everything; call it in the event loop."""
@@ -149,6 +145,13 @@ class Supervisor:
         """Stop the stack for ``reason``; the first reason wins."""
         self.reason = self.reason or reason
         self._stopping.set()
+
+
+def _domain_id(environment: Mapping[str, str]) -> int:
+    try:
+        return domain.parse_domain({**os.environ, **environment}.get("ROS_DOMAIN_ID", ""))
+    except ValueError as error:
+        raise StackError(str(error)) from None
 
 
 def _quoted_end(process: SupervisedProcess) -> str:
