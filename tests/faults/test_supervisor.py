@@ -20,6 +20,7 @@ Make = Callable[..., NodeDescription]
 PROGRAMS = {
     "steady": "import time\nprint('ready', flush=True)\ntime.sleep(600)",
     "crasher": "print('ready', flush=True)\nprint('cannot start: no camera on USB')\nraise SystemExit(3)",
+    "broken": "print('cannot start: no folder checkpoints/none')\nraise SystemExit(1)",
     "silent": "import time\ntime.sleep(600)",
     "deaf": (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -78,6 +79,20 @@ def test_a_required_node_that_dies_stops_the_stack_and_is_quoted(node: Make, tmp
     ):
         pass
     assert lines.count("crasher ready") == 3  # the first start and two more
+
+
+def test_a_node_that_cannot_start_is_not_started_again(node: Make, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with (
+        pytest.raises(
+            StackError, match="broken ended with exit code 1: cannot start: no folder checkpoints/none"
+        ),
+        supervisor.running_stack(
+            {}, 99, tmp_path, lambda name, line: lines.append(line), [node("broken", respawns=2)]
+        ),
+    ):
+        pass
+    assert len([line for line in lines if line.startswith("cannot start")]) == 1
 
 
 def test_a_node_that_is_not_required_may_end(node: Make, tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             self.on_line(node.name, end)
+            if node.announces_ready and not process.ready.is_set():
+                break  # it could not even start; it would fail the same way again
         if node.required:
             self._fail(f"{node.name} {end}{_quoted_end(process)}")
 
