@@ -17,7 +17,7 @@ from grape_training.errors import BadInputError, UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl", "LP_NUM_THREADS": "0"}
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MUJOCO_GL": "egl", "LP_NUM_THREADS": "0"}
 _PR_SET_PDEATHSIG = 1
 
 
@@ -66,11 +66,8 @@ def _stop(executor: ProcessPoolExecutor) -> None:
 
 
 def _start_worker() -> None:
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    torch.set_num_threads(1)
 
 
 @contextmanager
