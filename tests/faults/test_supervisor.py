@@ -20,7 +20,7 @@ Make = Callable[..., NodeDescription]
 PROGRAMS = {
     "steady": "import time\nprint('ready', flush=True)\ntime.sleep(600)",
     "crasher": "print('ready', flush=True)\nprint('cannot start: no camera on USB')\nraise SystemExit(3)",
-    "broken": "print('cannot start: no folder checkpoints/none')\nraise SystemExit(1)",
+    "broken": "print('cannot start: folder none was refused:\\n  - no such folder')\nraise SystemExit(1)",
     "silent": "import time\ntime.sleep(600)",
     "deaf": (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -85,7 +85,8 @@ def test_a_node_that_cannot_start_is_not_started_again(node: Make, tmp_path: Pat
     lines: list[str] = []
     with (
         pytest.raises(
-            StackError, match="broken ended with exit code 1: cannot start: no folder checkpoints/none"
+            StackError,
+            match="broken ended with exit code 1: cannot start: folder none was refused: - no such folder",
         ),
         supervisor.running_stack(
             {}, 99, tmp_path, lambda name, line: lines.append(line), [node("broken", respawns=2)]

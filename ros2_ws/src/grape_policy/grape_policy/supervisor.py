@@ -157,8 +157,11 @@ def _domain_id(environment: Mapping[str, str]) -> int:
 
 
 def _quoted_end(process: SupervisedProcess) -> str:
-    lines = [line for line in process.last_lines if line.strip()]
-    return f": {lines[-1]} (log: {process.log})" if lines else f" (log: {process.log})"
+    """Return what the process said last: its start-up error with all its lines, or its last line."""
+    lines = [line.strip() for line in process.last_lines if line.strip()]
+    starts = [index for index, line in enumerate(lines) if line.startswith("cannot start: ")]
+    said = " ".join(lines[starts[-1] :] if starts else lines[-1:])
+    return f": {said} (log: {process.log})" if said else f" (log: {process.log})"
 
 
 def client_environment(log_folder: Path, domain_id: int | None) -> dict[str, str]:
