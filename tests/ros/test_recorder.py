@@ -60,9 +60,11 @@ def test_records_a_stream_that_independent_readers_read(graph: Graph, root: Path
     at_start = dict(stream.sent)
     stream.acting = True
     assert graph.spin_until(lambda: stream.step >= 18, 30.0)
-    stream.acting = False
-    graph.spin(0.3)
+    stream.acting = False  # no pause: what is on its way when it is asked to stop belongs to the episode
     sent = {key: stream.sent[key] - at_start[key] for key in stream.sent}
+    refused = graph.call("stop_recording", outcome="splendid")
+    assert not refused.success
+    assert "'splendid' is not one of success" in refused.message
     stopped = graph.call("stop_recording", outcome="success", success=True, grasped=True, reason="judged")
     assert stopped.success, stopped.message
     assert stopped.steps == stream.step >= 18

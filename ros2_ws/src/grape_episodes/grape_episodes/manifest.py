@@ -93,10 +93,13 @@ def check_manifest(manifest: EpisodeManifest, where: object) -> None:
         raise EpisodeError(what, where, "Update this software.")
 
 
-def save_manifest(folder: Path, manifest: EpisodeManifest) -> None:
-    """Write ``episode.json`` into the folder, atomically and synced to disk."""
-    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False)
-    write_durably(folder / MANIFEST_NAME, text + "\n")
+def save_manifest(folder: Path, manifest: EpisodeManifest, *, durable: bool = True) -> None:
+    """Write ``episode.json`` into the folder; ``durable``: atomically and synced to disk."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if durable:
+        write_durably(folder / MANIFEST_NAME, text)
+    else:
+        (folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> EpisodeManifest:

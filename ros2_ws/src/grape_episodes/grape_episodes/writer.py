@@ -43,9 +43,9 @@ class EpisodeWriter:
         with self._disk():
             self.part.parent.mkdir(parents=True, exist_ok=True)
             self.part.mkdir()
-            save_manifest(self.part, _cut_off(manifest))  # true until the episode ends
+            # True until the episode ends. Not synced: on a busy disk that takes seconds, and images wait.
+            save_manifest(self.part, _cut_off(manifest), durable=False)
             self._bag = BagWriter(self.part / f"{manifest.episode_id}_0.mcap")
-            sync_folder(self.part.parent)
         self._action_topic = contract.topics()["action"].name
         self.steps = 0
 

@@ -216,9 +216,10 @@ class EpisodeRun:
             reason=self._reason,
         )
         if closed is None or not closed.success:
-            problem = closed.message if closed is not None else "the recorder does not answer"
-            self._outcome, self._reason = "aborted", f"the recording could not be closed: {problem}"
             self._path = ""
+            if self._outcome != "aborted":  # else the first reason stays
+                problem = closed.message if closed is not None else "the recorder does not answer"
+                self._outcome, self._reason = "aborted", f"the recording could not be closed: {problem}"
         else:
             self._path, self._steps = closed.path, int(closed.steps)
         aborted = self._outcome == "aborted"

@@ -17,17 +17,18 @@ from grape_episodes import contract
 from grape_episodes.bag import FLUSH_SECONDS
 from grape_episodes.catalogue import Catalogue
 from grape_episodes.manifest import PART_SUFFIX, read_manifest, start_manifest
+from grape_episodes.messages import header_stamp_ns
 from grape_episodes.recovery import recover
-from grape_episodes.types import EpisodeError
+from grape_episodes.types import OUTCOMES, EpisodeError
 from grape_episodes.writer import EpisodeWriter
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
-from rclpy.task import Future
 
 from grape_policy.nodes import base
 from grape_policy.nodes.messages import interface_type
 from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.waiting import Waiter
 
 PARAMETERS = (
     Parameter("episodes_folder", "runs/episodes", "folder of all episodes and of their catalogue.sqlite"),
@@ -35,10 +36,10 @@ PARAMETERS = (
     Parameter(
         "start_timeout_seconds", 5.0, "wait this long for the first message of each sensor", 0.1, 60.0, "s"
     ),
+    Parameter("stop_timeout_seconds", 2.0, "wait this long for what is still on its way", 0.0, 60.0, "s"),
 )
 CATALOGUE_NAME = "catalogue.sqlite"
 QUEUE_DEPTH = 50  # a slow disk may hold up writing for this many messages of a topic
-POLL_SECONDS = 0.02
 # An episode has begun when one message of each of these is in the file.
 OBSERVATIONS = ("color_image", "depth_image", "camera_info", "joint_states", "end_effector_pose")
 
@@ -55,11 +56,13 @@ class RecorderNode(Node):
         self._writer: EpisodeWriter | None = None
         self._failure = ""  # why the open episode can no longer be written
         self._seen: set[str] = set()
+        self._image_ns = 0  # stamp of the latest image in the file
         self._latched: dict[str, bytes] = {}
         self._recover_unfinished()
         recorded = {key: topic for key, topic in contract.topics().items() if topic.recorded}
         self._inputs = {key: self._subscribe(key, topic) for key, topic in recorded.items()}
-        waiting = ReentrantCallbackGroup()  # messages go on arriving while a start waits for them
+        waiting = ReentrantCallbackGroup()  # messages go on arriving while a service waits for them
+        self._waiter = Waiter(self, waiting)
         base.service(self, "start_recording", self._start, callback_group=waiting)
         base.service(self, "stop_recording", self._stop, callback_group=waiting)
         self.create_timer(FLUSH_SECONDS, self._flush)
@@ -94,6 +97,8 @@ class RecorderNode(Node):
         try:
             self._writer.write_raw(topic.name, topic.type, data, time.time_ns())
             self._seen.add(key)
+            if key == "color_image":
+                self._image_ns = header_stamp_ns(data)
         except EpisodeError as error:
             self._fail(error)
 
@@ -114,7 +119,9 @@ class RecorderNode(Node):
         writer = None
         try:
             writer = self._open(request)
-            missing = await self._when_complete()
+            seconds = self._values.start_timeout_seconds
+            await self._waiter.until(lambda: bool(self._failure) or not self._missing(), seconds)
+            missing = self._missing()
             if self._failure or missing or self._writer is not writer:
                 problem = self._failure or missing or "the recording was stopped while it started"
                 raise EpisodeError(f"Cannot record: {problem}", writer.part, "Check that all nodes run.")
@@ -144,25 +151,10 @@ class RecorderNode(Node):
         )
         manifest = start_manifest(**{name: getattr(request, name) for name in names}, source="ros")
         self._writer = EpisodeWriter(self._root, manifest)
-        self._failure, self._seen = "", set()
+        self._failure, self._seen, self._image_ns = "", set(), 0
         for key, data in self._latched.items():
             self._write(key, contract.topics()[key], data)
         return self._writer
-
-    def _when_complete(self) -> Future:
-        """Return a future of what is still missing at the time limit; empty as soon as nothing is."""
-        future = Future()
-        deadline = time.monotonic() + self._values.start_timeout_seconds
-
-        def poll() -> None:
-            missing = self._missing()
-            if not missing or self._failure or time.monotonic() > deadline:
-                timer.cancel()
-                self.destroy_timer(timer)
-                future.set_result(missing)
-
-        timer = self.create_timer(POLL_SECONDS, poll)
-        return future
 
     def _missing(self) -> str:
         unmatched = [key for key, entry in self._inputs.items() if entry.get_publisher_count() == 0]
@@ -181,12 +173,24 @@ class RecorderNode(Node):
         self._writer = None
         writer.discard()
 
-    def _stop(self, request: Any, response: Any) -> Any:
-        """Close the episode; answer when it is on disk."""
-        writer, self._writer = self._writer, None
-        if writer is None:
+    async def _stop(self, request: Any, response: Any) -> Any:
+        """Close the episode; answer when it is on disk.
+
+        An image taken after the request says that all messages sent before it have been written.
+        """
+        writer, asked_ns = self._writer, time.time_ns()
+        if request.outcome not in OUTCOMES:
+            response.success = False
+            response.message = f"outcome {request.outcome!r} is not one of {', '.join(OUTCOMES)}"
+            return response
+        await self._waiter.until(
+            lambda: self._image_ns > asked_ns or bool(self._failure) or self._writer is not writer,
+            self._values.stop_timeout_seconds if writer is not None else 0.0,
+        )
+        if writer is None or self._writer is not writer:
             response.success, response.message = False, "no episode is being recorded"
             return response
+        self._writer = None
         response.steps = writer.steps
         try:
             if self._failure:
