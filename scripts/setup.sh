@@ -101,7 +101,7 @@ prefix=$PWD/.venv
 [ "$ros" = wheels ] || prefix=$PWD/ros2_ws/install
 # Without MAKEFLAGS colcon would add a load limit, under which a busy machine builds one file at a time.
 MAKEFLAGS=-j$(nproc) PATH=$PWD/.venv/bin:$PATH CMAKE_PREFIX_PATH=$prefix:${CMAKE_PREFIX_PATH:-} COLCON_HOME=$PWD/ros2_ws/log \
-    .venv/bin/python -m colcon --log-base ros2_ws/log build --base-paths ros2_ws/src --build-base ros2_ws/build \
+    .venv/bin/python -m colcon --log-level error --log-base ros2_ws/log build --base-paths ros2_ws/src --build-base ros2_ws/build \
     --install-base "$prefix" --merge-install --symlink-install --event-handlers console_direct- console_cohesion- console_stderr- \
     --cmake-args -GNinja -DBUILD_TESTING=OFF "-DPython3_EXECUTABLE=$PWD/.venv/bin/python" ||
     fail "colcon build failed; see ros2_ws/log/latest_build/*/stdout_stderr.log"
