@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from grape_training.tpo_gradient import Objective, Trajectory, add_pair_gradient
+from grape_training.tpo_gradient import Trajectory, add_pair_gradient
+from grape_training.tpo_options import Objective
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -17,9 +17,10 @@ from grape_training.evaluation import CellResult
 from grape_training.gate import decide
 from grape_training.loop import recorded_version
 from grape_training.loop_graph import LoopGraph, loop_graph
-from grape_training.lora import LoraOptions, adapter_parameters, attach, save_adapter
+from grape_training.lora import adapter_parameters, attach, save_adapter
 from grape_training.promotion import register_folder
 from grape_training.registry import Registry
+from grape_training.tpo_options import LoraOptions
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
 STATE = "stack_cube/eval/0000"

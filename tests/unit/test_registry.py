@@ -13,9 +13,10 @@ from grape_training import files, registry
 from grape_training.errors import BadInputError, UserError
 from grape_training.evaluation import CellResult
 from grape_training.gate import DEMO, Decision, GateOptions, decide
-from grape_training.lora import LoraOptions, attach, save_adapter
+from grape_training.lora import attach, save_adapter
 from grape_training.promotion import register_folder
 from grape_training.registry import Registry
+from grape_training.tpo_options import LoraOptions
 from vla_factory import tiny_checkpoint
 
 

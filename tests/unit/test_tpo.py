@@ -14,10 +14,9 @@ from grape_policy.vla.checkpoint import load_checkpoint
 from grape_policy.vla.inference import VlaPolicy
 from grape_training import tpo
 from grape_training.errors import BadInputError
-from grape_training.lora import LoraOptions
-from grape_training.tpo import TpoOptions, TpoResult, train_tpo
+from grape_training.tpo import TpoResult, train_tpo
 from grape_training.tpo_data import ReferenceCache, Rollout, RolloutPair, pairs_hash
-from grape_training.tpo_gradient import Objective
+from grape_training.tpo_options import LoraOptions, Objective, TpoOptions
 from safetensors.torch import load_file
 from vla_factory import tiny_checkpoint
 

@@ -15,7 +15,7 @@ from grape_training.loop_graph import LoopGraph, loop_graph
 from grape_training.policies import PolicySpec
 from grape_training.registry import Registry
 from grape_training.stages import Stages
-from grape_training.tpo import TpoOptions
+from grape_training.tpo_options import TpoOptions
 
 PROOF_STATE = 9000  # index of the evaluation state that the reloaded policy is run from
 

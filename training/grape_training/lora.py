@@ -6,25 +6,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-
-@dataclass(frozen=True)
-class LoraOptions:
-    """Rank, scale numerator (updates are scaled by ``alpha / rank``) and which linear layers get an adapter.
-
-    ``targets`` is a regular expression on module names. The default takes every linear layer of the decoder's
-    blocks and of the projector; the vision towers and ``lm_head`` stay as they are.
-    """
-
-    rank: int = 32
-    alpha: int = 32
-    targets: str = r"language_model\.model\..*_proj|projector\.fc[123]"
+from grape_training.tpo_options import LoraOptions
 
 
 def attach(model: nn.Module, options: LoraOptions, base_checkpoint: Path, seed: int) -> PeftModel:

@@ -11,8 +11,9 @@ import numpy as np
 
 from grape_training.errors import BadInputError
 from grape_training.registry import Registry, folder_kind
-from grape_training.tpo import TpoOptions, TpoResult, train_tpo
+from grape_training.tpo import TpoResult, train_tpo
 from grape_training.tpo_data import Rollout, RolloutPair
+from grape_training.tpo_options import TpoOptions
 
 if TYPE_CHECKING:
     from grape_policy.vla.checkpoint import Checkpoint

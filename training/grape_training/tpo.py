@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from grape_training.errors import BadInputError
 from grape_training.files import append_json_line, hash_json, read_json_lines, write_json, write_text
-from grape_training.lora import LoraOptions, adapter_parameters, attach, reference, save_adapter
+from grape_training.lora import adapter_parameters, attach, reference, save_adapter
 from grape_training.tpo_data import (
     ReferenceCache,
     Rollout,
@@ -26,29 +26,12 @@ from grape_training.tpo_data import (
     pairs_hash,
     reference_log_probabilities,
 )
-from grape_training.tpo_gradient import Objective, PairLoss, Trajectory, add_pair_gradient
+from grape_training.tpo_gradient import PairLoss, Trajectory, add_pair_gradient
+from grape_training.tpo_options import TpoOptions
 
 if TYPE_CHECKING:
     from grape_policy.vla.preprocess import Preprocessor
     from peft import PeftModel
-
-
-@dataclass(frozen=True)
-class TpoOptions:
-    """Everything that can be chosen about a TPO run.
-
-    ``pairs_per_step`` pairs share one optimiser step; ``micro_batch`` steps of a trajectory share one
-    backward pass (memory only, no effect beyond rounding); ``max_gradient_norm`` clips after scaling.
-    """
-
-    objective: Objective = field(default_factory=Objective)
-    lora: LoraOptions = field(default_factory=LoraOptions)
-    learning_rate: float = 2e-5
-    epochs: int = 1
-    pairs_per_step: int = 4
-    micro_batch: int = 16
-    max_gradient_norm: float = 1.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)

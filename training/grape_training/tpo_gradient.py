@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grape_training.tpo_options import Objective
+
 StepLogProbabilities = Callable[[int, int], Tensor]
 
 
@@ -32,19 +34,6 @@ class Trajectory:
     steps: int
     log_probabilities: StepLogProbabilities
     reference: np.ndarray
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The loss: ``beta``; mean instead of sum over steps; weight of the chosen trajectory's likelihood.
-
-    ``anchor`` adds ``-anchor * mean_t log pi(chosen)``: the known cure against both likelihoods collapsing.
-    With ``length_normalised`` the two sums become means, which removes the preference for short trajectories.
-    """
-
-    beta: float = 0.1
-    length_normalised: bool = False
-    anchor: float = 0.0
 
 
 @dataclass(frozen=True)
