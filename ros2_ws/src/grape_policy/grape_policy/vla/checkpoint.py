@@ -88,7 +88,7 @@ def load_checkpoint(
     if adapter is None and (folder / ADAPTER_CONFIG).is_file():
         folder, adapter = base_checkpoint(folder), folder
     config = read_config(folder)
-    preprocessor, tokenizer, statistics = _read_small_files(folder, config)
+    preprocessor, tokenizer, statistics = read_small_files(folder, config)
     with torch.device("meta"):
         model = OpenVla(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -112,9 +112,14 @@ def read_config(folder: Path) -> VlaConfig:
         raise CheckpointError(folder, [f"config.json: {error}"]) from error
 
 
-def _read_small_files(
+def read_small_files(
     folder: Path, config: VlaConfig
 ) -> tuple[Preprocessor, VlaTokenizer, dict[str, ActionStatistics]]:
+    """Read preprocessor, tokenizer and statistics.
+
+    Raises:
+        CheckpointError: any of them is missing, damaged or does not fit the model.
+    """
     problems: list[str] = []
 
     def attempt(read: Callable[[], Any]) -> Any:
@@ -166,8 +171,8 @@ def check_weights(
         f"pickled file {p.name}: remove it" for p in sorted(folder.iterdir()) if p.suffix in PICKLE_SUFFIXES
     ]
     places: dict[str, Path] = {}
-    for path in _weight_files(folder, problems):
-        for name, shape, kind in _header(path, problems):
+    for path in weight_files(folder, problems):
+        for name, shape, kind in tensor_headers(path, problems):
             if name in places:
                 problems.append(f"twice: {name}")
             if name not in shapes and not ignored(name):
@@ -184,7 +189,8 @@ def check_weights(
     return places
 
 
-def _weight_files(folder: Path, problems: list[str]) -> list[Path]:
+def weight_files(folder: Path, problems: list[str]) -> list[Path]:
+    """Return the weight files of a folder; what is wrong with their index goes to ``problems``."""
     if not (folder / INDEX).exists():
         return [folder / WEIGHTS]
     try:
@@ -197,7 +203,7 @@ def _weight_files(folder: Path, problems: list[str]) -> list[Path]:
     return [folder / name for name in names if name not in outside]
 
 
-def _header(path: Path, problems: list[str]) -> list[tuple[str, tuple[int, ...], str]]:
+def tensor_headers(path: Path, problems: list[str]) -> list[tuple[str, tuple[int, ...], str]]:
     """Return name, shape and dtype of every tensor of a file without reading their data."""
     try:
         with safe_open(path, framework="pt") as handle:
@@ -267,13 +273,20 @@ def save_checkpoint(
         _write_json(draft / STATISTICS, entries)
         _write_json(draft / PREPROCESSOR, preprocessor.to_dict())
         (draft / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-        weights = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+        weights = {name: _own_storage(tensor) for name, tensor in model.state_dict().items()}
         save_torch_state_dict(weights, draft, max_shard_size=max_shard_size)
         draft.chmod(0o755)
         _swap(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return version_of(model.config.name, [folder])
+
+
+def _own_storage(tensor: Tensor) -> Tensor:
+    """Return the tensor, copied only when it shares its storage (as fused layers of a decoder do)."""
+    tensor = tensor.detach().contiguous()
+    shared = tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+    return tensor.clone() if shared else tensor
 
 
 def _write_json(path: Path, document: Any) -> None:

@@ -1,12 +1,18 @@
 """Numerical parity with OpenVLA's original implementation on a fixture of its outputs.
 
 A fixture holds outputs only: weights and inputs follow a formula of the tensor's place in the sorted names.
+
+Two correct float32 implementations differ by rounding: processors add up in different orders, and over ten
+random fixtures the largest difference between two kernel sets of one processor was 6e-6 to 1.0e-5. So a
+float32 difference above the tolerance is judged again in float64, where only the original's rounding is left.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -80,53 +86,107 @@ def parity_model(keys: list[str], weight_phase: int = 0) -> OpenVla:
     return model
 
 
+@dataclass(frozen=True)
+class Phases:
+    """Offsets of the formula: added to a tensor's index, and in place of 1000 (pixels) and 2000 (tokens)."""
+
+    weight: int = 0
+    pixel: int = 1000
+    token: int = 2000
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """Largest absolute difference per quantity, in float32 and, where that was not enough, in float64."""
+
+    float32: dict[str, float]
+    float64: dict[str, float] | None = None
+
+    @property
+    def largest(self) -> float:
+        """The difference that is judged: the float64 one where there is one."""
+        return max((self.float64 or self.float32).values())
+
+    @property
+    def passed(self) -> bool:
+        """Whether every value agrees to the tolerance."""
+        return self.largest <= TOLERANCE
+
+
 @torch.no_grad()
 def case_outputs(
-    model: OpenVla, prompt: list[int], index: int, pixel_phase: int = 1000, token_phase: int = 2000
+    model: OpenVla, prompt: list[int], index: int, phases: Phases | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Return every quantity of the fixture's case ``index``, computed by this implementation."""
-    pixels = (
-        torch.from_numpy(3.4 * uniform(6 * 32 * 32, pixel_phase + index) - 1.7).float().reshape(1, 6, 32, 32)
-    )
-    forced = 31744 + np.floor(256 * uniform(7, token_phase + index)).astype(np.int64)[None]
+    """Return every quantity of the fixture's case ``index``, computed by this implementation.
+
+    One forward over the whole sequence gives all logits, as in the original: other shapes round differently.
+    """
+    phases = phases or Phases()
+    dtype = model.projector.fc1.weight.dtype
+    values = 3.4 * uniform(6 * 32 * 32, phases.pixel + index) - 1.7
+    pixels = torch.from_numpy(values).float().reshape(1, 6, 32, 32).to(dtype)
+    forced = 31744 + np.floor(256 * uniform(7, phases.token + index)).astype(np.int64)[None]
     tokens = torch.from_numpy(np.concatenate([forced, [[model.config.text.eos_token_id]]], axis=1))
-    output = model(pixels, [prompt], tokens)
-    log_probabilities = output.logits.log_softmax(-1).gather(2, tokens[..., None]).squeeze(2)
+    features = model.patch_features(pixels)
+    projected = model.project(features)
+    embedded = model.embed(torch.cat([torch.tensor([prompt]), tokens], dim=1), projected)
+    logits = model.language_model(inputs_embeds=embedded, use_cache=False).logits[:, -9:-1]
+    log_probabilities = logits.log_softmax(-1).gather(2, tokens[..., None]).squeeze(2)
     ids = model.config.action_ids
     greedy = ActionDecoder(model).decode(pixels, [prompt])[0].numpy()
     return {
         "action_logprobs": log_probabilities.numpy(),
-        "action_bin_logits": output.logits[0, :, ids.start : ids.stop].numpy(),
+        "action_bin_logits": logits[0, :, ids.start : ids.stop].numpy(),
         "loss": -log_probabilities.mean().numpy(),
-        "patch_features": model.patch_features(pixels).numpy(),
-        "projected_features": output.patches.numpy(),
+        "patch_features": features.numpy(),
+        "projected_features": projected.numpy(),
         "greedy_tokens": greedy,
         "greedy_action": BRIDGE.unnormalise(ActionTokenizer(model.config).decode(greedy[0])),
         "forced_tokens": forced,
     }
 
 
-def check_parity(
-    path: Path, *, weight_phase: int = 0, pixel_phase: int = 1000, token_phase: int = 2000
-) -> dict[str, float]:
+def check_parity(path: Path, phases: Phases | None = None) -> ParityResult:
     """Return the largest absolute difference per quantity between this implementation and a fixture.
-
-    The phases are added to a tensor's index, and stand for 1000 and 2000 in the numbers of pixels and tokens.
 
     Raises:
         ValueError: the file is no such fixture.
     """
-    with np.load(path, allow_pickle=False) as data:
-        if "keys" not in data or "prompt_ids" not in data:
-            raise ValueError(f"{path} is no parity fixture: it has no 'keys' and 'prompt_ids'")
-        model = parity_model([str(key) for key in data["keys"]], weight_phase)
-        prompt = [*map(int, data["prompt_ids"][0]), EMPTY_TOKEN]
-        cases = sorted({int(name.split(".")[0]) for name in data.files if name.split(".")[0].isdigit()})
-        worst: dict[str, float] = {}
-        for case in cases:
-            for name, value in case_outputs(model, prompt, case, pixel_phase, token_phase).items():
-                difference = _difference(value, data[f"{case}.{name}"])
-                worst[name] = max(worst.get(name, 0.0), difference)
+    phases = phases or Phases()
+    data = read_fixture(path)
+    model = parity_model([str(key) for key in data["keys"]], phases.weight)
+    result = ParityResult(_differences(model, data, path, phases))
+    if result.passed:
+        return result
+    return ParityResult(result.float32, _differences(model.double(), data, path, phases))
+
+
+def read_fixture(path: Path) -> dict[str, NDArray[Any]]:
+    """Read a fixture's arrays.
+
+    Raises:
+        ValueError: the file is no fixture.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            data = dict(file)
+    except (BadZipFile, EOFError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no parity fixture: {error}") from error
+    if not {"keys", "prompt_ids", "0.action_logprobs"} <= set(data):
+        raise ValueError(f"{path} is no parity fixture: it has no 'keys', 'prompt_ids' and cases")
+    return data
+
+
+def _differences(
+    model: OpenVla, data: dict[str, NDArray[Any]], path: Path, phases: Phases
+) -> dict[str, float]:
+    prompt = [*map(int, data["prompt_ids"][0]), EMPTY_TOKEN]
+    worst: dict[str, float] = {}
+    for case in sorted({int(name.split(".")[0]) for name in data if name.split(".")[0].isdigit()}):
+        for name, value in case_outputs(model, prompt, case, phases).items():
+            if f"{case}.{name}" not in data:
+                raise ValueError(f"{path}: the fixture lacks {case}.{name}")
+            worst[name] = max(worst.get(name, 0.0), _difference(value, data[f"{case}.{name}"]))
     return worst
 
 
