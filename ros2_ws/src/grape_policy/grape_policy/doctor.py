@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,14 +181,15 @@ def run_checks(
 
 def _probe(code: str) -> str:
     """Run ``code`` in another interpreter; return what went wrong in one line, empty when nothing did."""
-    environment = {**os.environ, **stack.environment()}
     command = [sys.executable, "-c", code]
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=PROBE_SECONDS, env=environment, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"no answer within {PROBE_SECONDS:g} s"
+    with tempfile.TemporaryDirectory() as logs:
+        environment = {**os.environ, **stack.environment(), "ROS_LOG_DIR": logs}
+        try:
+            result = subprocess.run(
+                command, capture_output=True, text=True, timeout=PROBE_SECONDS, env=environment, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return f"no answer within {PROBE_SECONDS:g} s"
     if result.returncode == 0:
         return ""
     lines = [line for line in result.stderr.splitlines() if line and not line.startswith(" ")]
