@@ -208,6 +208,7 @@ def environment() -> dict[str, str]:
     defaults = {
         "FASTRTPS_DEFAULT_PROFILES_FILE": str(files("grape_policy").joinpath("fastdds.xml")),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_LOG_DIR": str(Path("runs/logs/ros").absolute()),  # not in the home folder
         "MUJOCO_GL": "egl",
         "LP_NUM_THREADS": "0",
         "OMP_NUM_THREADS": "1",
