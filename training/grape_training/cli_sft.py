@@ -117,6 +117,7 @@ def sft(
     output: Annotated[Path, typer.Option(help="Folder of the run; the same folder resumes it.")] = SFT,
     steps: StepsOption = 2400,
     decay: Annotated[int, typer.Option(min=0, help="Last steps, over which the rate falls to zero.")] = 2000,
+    stop: Annotated[int, typer.Option(min=0, help="End the schedule early after this step; 0: do not.")] = 0,
     learning_rate: RateOption = 1e-3,
     batch_size: BatchOption = 32,
     bin_sigma: Annotated[
@@ -135,7 +136,7 @@ def sft(
     from grape_training.sft import SftOptions, fine_tune
 
     options = SftOptions(
-        loop=LoopOptions(steps=steps, learning_rate=learning_rate, decay=decay, warm_up=50),
+        loop=LoopOptions(steps=steps, learning_rate=learning_rate, decay=decay, stop=stop, warm_up=50),
         sampler=SamplerOptions(batch_size=batch_size, seed=seed),
         loss=LossOptions(bin_sigma=bin_sigma),
         mix=mix,
@@ -156,4 +157,4 @@ def small(
     demos(episodes=240, record=False, output=runs / "demos", seed=seed)
     pretrain(runs / "scenes", runs / "pretrain", threads=threads, seed=seed)
     base = runs / "pretrain" / "checkpoint"
-    sft(base, runs / "demos", runs / "scenes", output=runs / "sft", threads=threads, seed=seed)
+    sft(base, runs / "demos", runs / "scenes", output=runs / "sft", stop=1100, threads=threads, seed=seed)

@@ -30,12 +30,16 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """Length and learning rate: linear warm-up, constant, then a cosine to zero over ``decay`` steps."""
+    """Length and learning rate: linear warm-up, constant, then a cosine to zero over ``decay`` steps.
+
+    ``stop``: end the run after this many steps, though the schedule is laid out for ``steps`` (0: do not).
+    """
 
     steps: int
     learning_rate: float = 1e-3
     warm_up: int = 200
     decay: int = 0
+    stop: int = 0
     weight_decay: float = 0.05
     clip: float = 1.0
     save_every: int = 250
@@ -64,9 +68,10 @@ class Loop:
         """
         curve: list[dict[str, float]] = []
         with SummaryWriter(str(self.folder / "tensorboard")) as board:
-            bar = tqdm(total=self.options.steps, initial=self.step, desc=description, mininterval=5.0)
+            last = self.options.stop or self.options.steps
+            bar = tqdm(total=last, initial=self.step, desc=description, mininterval=5.0)
             try:
-                while self.step < self.options.steps:
+                while self.step < last:
                     curve += self._one(losses_at, board, bar)
             except KeyboardInterrupt:
                 self.save()

@@ -19,6 +19,7 @@ from grape_training.frames import Frames, concatenate, read_frames
 from grape_training.learner import optimise, parts_from, sampler_of, write_parts
 from grape_training.objective import LossOptions
 from grape_training.optimisation import LoopOptions
+from grape_training.pretrain import action_statistics
 
 CHECKPOINT = "checkpoint"
 
@@ -38,14 +39,16 @@ def fine_tune(
 ) -> Path:
     """Train the checkpoint ``base`` on the frames below the folders ``data``; return the new checkpoint.
 
-    ``data`` holds demonstrations and, if there are any, relabelled rollouts. The run is resumable in
-    ``folder``.
+    The statistics are measured on the first of ``data``: a dimension that demonstrations never use (here the
+    rotations, as the gripper stays upright) is then always 0. ``data`` holds demonstrations and, if there
+    are any, relabelled rollouts. The run is resumable in ``folder``.
 
     Raises:
         BadInputError: there are no frames, or ``folder`` holds the state of another model.
     """
-    parts = parts_from(base)
-    sampler = sampler_of(parts, concatenate([read_frames(root) for root in data]), options.sampler)
+    parts, frames = parts_from(base), concatenate([read_frames(root) for root in data])
+    parts.statistics = action_statistics(read_frames(data[0]))
+    sampler = sampler_of(parts, frames, options.sampler)
     rendered = read_frames(scenes) if scenes is not None else None
     optimise(parts, MixedSampler(sampler, rendered, options), folder, options.loop, options.loss, "sft")
     write_parts(parts, folder / CHECKPOINT, keep_heads=False)
