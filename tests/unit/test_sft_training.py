@@ -27,7 +27,7 @@ from grape_training.objective import LossOptions, packed_forward, patch_shares, 
 from grape_training.optimisation import LoopOptions
 from grape_training.pretrain import action_statistics
 from grape_training.prompts import PromptBook, small_tokenizer
-from grape_training.sft import MixedSampler, SftOptions
+from grape_training.sft import MixedSampler, SftOptions, fine_tune
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,26 @@ def test_resuming_gives_bit_identical_losses(tmp_path):
     resumed = train(tmp_path / "parts", 6, frames)
     assert [row["total"] for row in resumed] == [row["total"] for row in whole[3:]]
     assert len(list((tmp_path / "parts").glob("state-*"))) == 1
+
+
+def test_a_schedule_can_end_early_with_the_losses_of_the_whole_one(tmp_path):
+    frames = some_frames(8)
+    whole = train(tmp_path / "whole", 5, frames, decay=4)
+    early = train(tmp_path / "early", 5, frames, decay=4, stop=2)
+    assert [row["total"] for row in early] == [row["total"] for row in whole[:2]]
+
+
+def test_fine_tuning_measures_statistics_on_the_demonstrations(tmp_path):
+    frames = some_frames(6)
+    still = replace(frames, actions=frames.actions * np.array([1, 1, 1, 0, 0, 0, 1], np.float32))
+    write_parts(tiny_parts(frames), tmp_path / "base", keep_heads=True)
+    write_shard(tmp_path / "demos" / "a", still, {})
+    options = SftOptions(loop=LoopOptions(steps=1), sampler=SamplerOptions(batch_size=4))
+    made = parts_from(fine_tune(tmp_path / "base", [tmp_path / "demos"], tmp_path / "run", options))
+    assert (made.statistics.q99[3:6] == 0).all()
+    decoded = made.statistics.unnormalise(np.full(7, 0.9))
+    assert (decoded[3:6] == 0).all()
+    assert decoded[0] > 0
 
 
 def test_a_state_of_another_model_is_refused(tmp_path):
