@@ -39,7 +39,7 @@ def collect(
     ] = "collect",
     states: Annotated[int, typer.Option(min=1, help="Initial states per task.")] = 4,
     rollouts: Annotated[int, typer.Option(min=1, help="Rollouts per initial state.")] = 5,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0: greedy.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0: greedy.")] = 0.7,
     max_steps: Annotated[int, typer.Option(min=1, help="Longest episode in steps of 0.2 s.")] = 50,
     seed: SeedOption = 0,
     ros: Annotated[

@@ -35,7 +35,7 @@ class RolloutPlan:
 
     states: tuple[str, ...]
     rollouts: int = 5
-    temperature: float = 1.0
+    temperature: float = 0.7
     seed: int = 0
     max_steps: int = DEFAULT_MAX_STEPS
 

@@ -29,7 +29,7 @@ class LoopOptions:
     tasks: tuple[str, ...] = ("carrot_on_plate", "eggplant_in_basket", "stack_cube", "spoon_on_towel")
     states: int = 2
     rollouts: int = 5
-    temperature: float = 1.0
+    temperature: float = 0.7
     eval_states: int = 20
     max_steps: int = 50
     seed: int = 0
