@@ -62,7 +62,7 @@ class CartesianController:
         self.reset(description.home, description.gripper.open)
 
     def __copy__(self) -> CartesianController:
-        """Return a controller that goes on from the same state, independent of this one (for saved states)."""
+        """Return a controller going on from the same state, independent of this one, for saved states."""
         clone = object.__new__(type(self))
         clone.__dict__.update(self.__dict__)
         clone._limiter = copy.copy(self._limiter)  # everything else is replaced, never changed in place
