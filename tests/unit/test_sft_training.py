@@ -75,11 +75,11 @@ def test_a_tiny_model_overfits_eight_frames(tmp_path):
     parts = tiny_parts(frames)
     sampler = sampler_of(parts, frames, SamplerOptions(batch_size=8, jitter=0.0))
     loop = LoopOptions(
-        steps=120, learning_rate=3e-3, warm_up=10, weight_decay=0.0, log_every=10, save_every=999
+        steps=80, learning_rate=3e-3, warm_up=10, weight_decay=0.0, log_every=10, save_every=999
     )
     curve = optimise(parts, sampler, tmp_path, loop, LossOptions(), "test")
     assert curve[-1]["accuracy"] > 0.5 > curve[0]["accuracy"]
-    assert curve[-1]["tokens"] < 0.4 * curve[0]["tokens"]
+    assert curve[-1]["tokens"] < 0.5 * curve[0]["tokens"]
 
 
 def test_resuming_gives_bit_identical_losses(tmp_path):
