@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,11 @@ def measure_inference(policy: VlaPolicy, runs: int = 100, batch: int = 16) -> di
     """
     image = np.random.default_rng(0).integers(0, 256, (1, 240, 320, 3), dtype=np.uint8)
     policy.warm_up()
-    ours, cpu = _times(lambda: policy.act(image, [INSTRUCTION]), runs)
-    library, library_cpu = _times(lambda: _generate(policy, image), max(5, runs // 5))
+    (ours, cpu), (library, library_cpu) = _times_in_turn(
+        [lambda: policy.act(image, [INSTRUCTION]), lambda: _generate(policy, image)], runs
+    )
     images = np.repeat(image, batch, axis=0)
-    batched, _ = _times(lambda: policy.act(images, [INSTRUCTION] * batch), max(3, runs // 20))
+    [(batched, _)] = _times_in_turn([lambda: policy.act(images, [INSTRUCTION] * batch)], max(3, runs // 20))
     p50, p95, p99 = (float(value) for value in np.percentile(ours, [50, 95, 99]))
     return {
         "p50_ms": p50,
@@ -41,21 +42,25 @@ def measure_inference(policy: VlaPolicy, runs: int = 100, batch: int = 16) -> di
     }
 
 
-def _times(action: Callable[[], object], runs: int) -> tuple[list[float], list[float]]:
-    """Return wall and processor milliseconds of each run, after one that does not count."""
-    action()
-    wall, cpu = [], []
-    for _ in range(runs):
-        started, used = time.perf_counter(), time.process_time()
+def _times_in_turn(
+    actions: Sequence[Callable[[], object]], runs: int
+) -> list[tuple[list[float], list[float]]]:
+    """Return wall and processor milliseconds of every run of each action, after one that does not count."""
+    for action in actions:
         action()
-        wall.append((time.perf_counter() - started) * 1e3)
-        cpu.append((time.process_time() - used) * 1e3)
-    return wall, cpu
+    times: list[tuple[list[float], list[float]]] = [([], []) for _ in actions]
+    for _ in range(runs):
+        for action, (wall, cpu) in zip(actions, times, strict=True):
+            started, used = time.perf_counter(), time.process_time()
+            action()
+            wall.append((time.perf_counter() - started) * 1e3)
+            cpu.append((time.process_time() - used) * 1e3)
+    return times
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def _generate(policy: VlaPolicy, image: np.ndarray) -> torch.Tensor:
-    """Decode the action tokens with the library's ``generate()``; returns ids (1, 7)."""
+    """Do what ``act`` does with the library's ``generate()``; returns ids (1, 7)."""
     model = policy.checkpoint.model
     weight = model.projector.fc1.weight
     pixels = policy.checkpoint.preprocessor(image).to(weight.device, weight.dtype)

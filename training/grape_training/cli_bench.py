@@ -1,0 +1,51 @@
+"""``grape bench inference``: how fast a policy answers on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grape_training.cli_common import DEFAULT_POLICY, JsonOption, print_json
+
+bench = typer.Typer(help="Measure speed.", no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def _group() -> None:
+    """Measure speed."""
+
+
+@bench.command()
+def inference(
+    policy: Annotated[Path, typer.Option(help="Checkpoint or adapter folder.")] = DEFAULT_POLICY,
+    runs: Annotated[int, typer.Option(min=10, help="Timed actions.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Images of the batched measurement.")] = 16,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the tensor library.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Time the policy from image to action, beside plain `generate()` on the same weights.
+
+    Both are timed in turn, so that other programs on the machine slow both alike; `cpu_ms` and
+    `cpu_speedup_vs_generate` count processor time only.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    from grape_policy.vla.benchmark import measure_inference
+    from grape_policy.vla.inference import VlaPolicy
+
+    loaded = VlaPolicy.from_checkpoint(policy)
+    found = measure_inference(loaded, runs, batch)
+    if json:
+        print_json({"policy": loaded.version, "threads": threads, "batch": batch, **found})
+    else:
+        typer.echo(f"policy: {loaded.version}")
+        for name, value in found.items():
+            typer.echo(f"{name}: {value:.2f}")
