@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from grape_policy.vla.config import ACTION_DIMENSIONS
 from grape_policy.vla.model import OpenVla
+from grape_policy.vla.single_row import SingleRowLayer
 
 
 def _fuse(linears: Sequence[nn.Linear]) -> Tensor:
@@ -128,6 +129,8 @@ class ActionDecoder:
             _Layer(layer, (text.num_attention_heads, kv_heads), head_dim, text.rms_norm_eps)
             for layer in model.language_model.model.layers
         ]
+        single = all(SingleRowLayer.supports(layer) for layer in self.layers)
+        self.single = [SingleRowLayer(layer, text.rms_norm_eps) for layer in self.layers] if single else []
         self.rotated = text.num_attention_heads + kv_heads  # heads of queries and keys; values follow
         self.unrotated = kv_heads
         self.cos, self.sin = _rotation_table(
@@ -188,12 +191,22 @@ class ActionDecoder:
         """Feed one token per row (B,) at ``positions``; return the next states (B, 1, D)."""
         x = self.model.language_model.get_input_embeddings()(tokens)[:, None]
         first = positions[0]
+        if self.single and len(positions) == 1:
+            return self._single_step(x, first)
         same = all(position == first for position in positions)
         columns = slice(first, first + 1) if same else torch.tensor(positions, device=x.device)
         place = self._place(columns)
         for layer in self.layers:
             x = layer(x, place)
         return x
+
+    def _single_step(self, x: Tensor, position: int) -> Tensor:
+        """Do what ``_step`` does for one row; ``x`` (1, 1, D)."""
+        state = x.flatten().numpy()  # a copy: the embedding was gathered
+        cos, sin = self.cos[position].numpy(), self.sin[position].numpy()
+        for layer in self.single:
+            layer(state, cos, sin, position)
+        return torch.from_numpy(state)[None, None]
 
     def _place(self, columns: slice | Tensor) -> _Place:
         """Return the place of new tokens: the same ``columns`` for all rows, or one per row (B,)."""
