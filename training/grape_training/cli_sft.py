@@ -156,5 +156,12 @@ def small(
     scenes(30_000, runs / "scenes", seed)
     demos(episodes=240, record=False, output=runs / "demos", seed=seed)
     pretrain(runs / "scenes", runs / "pretrain", threads=threads, seed=seed)
-    base = runs / "pretrain" / "checkpoint"
-    sft(base, runs / "demos", runs / "scenes", output=runs / "sft", stop=1100, threads=threads, seed=seed)
+    sft(
+        base=runs / "pretrain" / "checkpoint",
+        demos=runs / "demos",
+        scenes=runs / "scenes",
+        output=runs / "sft",
+        stop=1100,
+        threads=threads,
+        seed=seed,
+    )
