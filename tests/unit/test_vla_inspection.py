@@ -11,8 +11,10 @@ from grape_policy.vla.checkpoint import load_checkpoint, save_checkpoint
 from grape_policy.vla.inspection import find_problems, inspect_checkpoint
 from grape_policy.vla.memory import GIB, budget_table, estimate, released_7b
 from grape_policy.vla.preprocess import Preprocessor
+from grape_training.cli import app
 from grape_training.lora import LoraOptions, attach, save_adapter
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 from vla_factory import STATISTICS, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 LM_HEAD = "language_model.lm_head.weight"
@@ -122,3 +124,30 @@ def test_the_7b_budget_agrees_with_measured_figures() -> None:
 
 def test_the_guide_shows_the_budget_that_the_code_gives() -> None:
     assert budget_table(released_7b()) in DOCS.read_text(encoding="utf-8")
+
+
+def test_the_commands_answer_programs_and_end_with_their_verdict(folder: Path, tmp_path: Path) -> None:
+    def run(*arguments: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        return result.exit_code, result.output
+
+    fixture = Path(__file__).parents[1] / "data" / "openvla_parity.npz"
+    code, output = run("checkpoint", "parity", fixture)
+    assert (code, output.splitlines()[-1].split("=")[0]) == (0, "parity: max|d| ")
+    code, output = run("checkpoint", "parity", fixture, "--pixel-phase", 7)
+    assert code == 1
+    assert run("checkpoint", "verify", folder)[0] == 0
+    code, output = run("checkpoint", "verify", folder, "--statistics-key", "other", "--json")
+    assert code == 1
+    assert json.loads(output)["passed"] is False
+    assert json.loads(run("checkpoint", "inspect", folder, "--tensors", "--json")[1])["shapes"]
+    assert "act, bfloat16" in run("checkpoint", "inspect", folder, "--memory")[1]
+    adapted = attach(tiny_model(tiny_tokenizer()), LoraOptions(rank=4), folder, seed=0)
+    save_adapter(adapted, tmp_path / "adapter")
+    assert run("checkpoint", "merge", tmp_path / "adapter", tmp_path / "merged")[0] == 0
+    assert find_problems(tmp_path / "merged") == []
+    assert run("checkpoint", "merge", tmp_path / "adapter", tmp_path / "merged")[0] != 0
+    measured = json.loads(run("bench", "inference", "--policy", folder, "--runs", 10, "--json")[1])
+    names = {"p50_ms", "p95_ms", "p99_ms", "tokens_per_s", "peak_mb", "speedup_vs_generate"}
+    assert names <= set(measured)
+    assert measured["p50_ms"] <= measured["p95_ms"] <= measured["p99_ms"]
