@@ -30,6 +30,7 @@ class LoopOptions:
     states: int = 2
     rollouts: int = 5
     temperature: float = 0.7
+    top: int = 2
     eval_states: int = 20
     max_steps: int = 50
     seed: int = 0
@@ -79,6 +80,7 @@ def _improve(
     inputs: dict[str, Any] = {"incumbent": incumbent, "max_steps": options.max_steps, **data}
     results = {"collect": stages.run("collect", inputs, loop.collect)}
     with graph.suspended() if graph is not None else nullcontext():
+        inputs = {**inputs, "top": options.top}
         results["score"] = stages.run("score", inputs, loop.score)
         inputs = {**inputs, "tpo": asdict(options.tpo), "pairs": results["score"]["pairs"]}
         results["train"] = stages.run("train", inputs, loop.train)
@@ -120,9 +122,8 @@ class _Loop:
     def score(self) -> dict[str, Any]:
         from grape_preference.folder import score_folder
 
-        result = score_folder(
-            self.episodes, self.options.output, self.options.workers, progress=self.progress
-        )
+        o = self.options
+        result = score_folder(self.episodes, o.output, o.workers, top=o.top, progress=self.progress)
         return {"scored": result.scored, "pairs": len(result.pairs)}
 
     def train(self) -> dict[str, Any]:

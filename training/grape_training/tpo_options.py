@@ -41,8 +41,8 @@ class TpoOptions:
 
     objective: Objective = field(default_factory=Objective)
     lora: LoraOptions = field(default_factory=LoraOptions)
-    learning_rate: float = 2e-5
-    epochs: int = 1
+    learning_rate: float = 2e-4
+    epochs: int = 2
     pairs_per_step: int = 4
     micro_batch: int = 16
     max_gradient_norm: float = 1.0
