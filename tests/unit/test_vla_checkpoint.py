@@ -239,3 +239,14 @@ def test_an_incomplete_pair_of_factors_is_refused(original: Path, adapter: Path)
     del tensors["base_model.model.projector.fc1.lora_B.weight"]
     save_file(tensors, weights)
     assert any("projector.fc1.weight" in line for line in problems(original, adapter=adapter))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_graphics_card_is_named(original: Path) -> None:
+    assert "no usable CUDA" in problems(original, device="cuda")[0]
+
+
+def test_half_precision_policies_act(original: Path) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        batch = VlaPolicy.from_checkpoint(original, dtype=dtype).act(random_images(2), ["put it in"] * 2)
+        assert batch.log_probabilities.dtype == "float32"

@@ -85,6 +85,8 @@ def load_checkpoint(
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(folder, ["no such folder"])
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError(folder, [f"device {device}: this machine has no usable CUDA; use device cpu"])
     if adapter is None and (folder / ADAPTER_CONFIG).is_file():
         folder, adapter = base_checkpoint(folder), folder
     config = read_config(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,8 +109,8 @@ class RmsNorm:
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (Su et al. 2021), half-split layout as in Llama; ``sin`` carries the sign."""
-    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
-    return torch.addcmul(x * cos, swapped, sin)
+    first, second = x.chunk(2, dim=-1)
+    return torch.addcmul(x * cos, torch.cat([second, first], dim=-1), sin)
 
 
 class ActionDecoder:
@@ -189,10 +189,10 @@ class ActionDecoder:
 
     def _step(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
         """Feed one token per row (B,) at ``positions``; return the next states (B, 1, D)."""
-        x = self.model.language_model.get_input_embeddings()(tokens)[:, None]
-        first = positions[0]
+        first, table = positions[0], cast(nn.Embedding, self.model.language_model.get_input_embeddings())
         if self.single and len(positions) == 1:
-            return self._single_step(x, first)
+            return self._single_step(table.weight[int(tokens)], first)
+        x = table(tokens)[:, None]
         same = all(position == first for position in positions)
         columns = slice(first, first + 1) if same else torch.tensor(positions, device=x.device)
         place = self._place(columns)
@@ -201,8 +201,8 @@ class ActionDecoder:
         return x
 
     def _single_step(self, x: Tensor, position: int) -> Tensor:
-        """Do what ``_step`` does for one row; ``x`` (1, 1, D)."""
-        state = x.flatten().numpy()  # a copy: the embedding was gathered
+        """Do what ``_step`` does for one row; ``x`` (D,) is its embedding."""
+        state = x.numpy().copy()
         cos, sin = self.cos[position].numpy(), self.sin[position].numpy()
         for layer in self.single:
             layer(state, cos, sin, position)
