@@ -17,6 +17,8 @@ from grape_training import cli_bench, cli_checkpoint, cli_data, cli_policy, cli_
 from grape_training.errors import UserError
 
 INTERRUPTED = 130
+# Idle threads sleep: spinning ones steal time from whatever runs beside. Set before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(
     name="grape",
