@@ -58,6 +58,7 @@ def tpo(
     micro_batch: Annotated[
         int, typer.Option(min=1, help="Steps per backward pass (memory only).")
     ] = _TPO.micro_batch,
+    threads: Annotated[int, typer.Option(min=1, help="Cores to use.")] = 1,
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
@@ -73,7 +74,7 @@ def tpo(
         micro_batch=micro_batch,
         seed=seed,
     )
-    result = run_tpo(policy, pairs, episodes, output, options)
+    result = run_tpo(policy, pairs, episodes, output, options, threads=threads)
     if json:
         print_json(asdict(result))
     else:

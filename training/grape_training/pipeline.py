@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from grape_training.errors import BadInputError
 from grape_training.registry import Registry, folder_kind
@@ -59,15 +60,18 @@ def run_tpo(
     output: Path,
     options: TpoOptions,
     *,
+    threads: int = 1,
     progress: bool = True,
 ) -> TpoResult:
     """Train an adapter on top of the policy ``source`` with the pairs of ``pairs_path``.
 
-    A policy that is an adapter itself is merged first, and written to ``<output>/base``.
+    A policy that is an adapter itself is merged first, and written to ``<output>/base``. On one thread a
+    resumed run gives the same bits; more threads pay on an idle machine with a large model.
 
     Raises:
         BadInputError: the policy, the pairs or an episode cannot be used.
     """
+    torch.set_num_threads(threads)
     checkpoint, base = load_base(source, output)
     table = read_pairs(pairs_path)
     rollouts = load_rollouts(
