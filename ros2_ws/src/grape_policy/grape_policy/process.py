@@ -20,7 +20,11 @@ LINE_LIMIT = 1 << 20  # bytes; longer lines end the reading with an error
 
 
 def _die_with_parent(parent: int) -> None:
-    """Run in the child before exec: ask the kernel to kill it when its parent dies, even by SIGKILL."""
+    """Run in the child before exec: ask the kernel to kill it when its parent dies, even by SIGKILL.
+
+    SIGINT gets its default back, since a parent started in the background by a shell ignores it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died in between
         os.kill(os.getpid(), signal.SIGKILL)
