@@ -31,7 +31,6 @@ from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.preprocess import Preprocessor
 from grape_policy.vla.statistics import ActionStatistics, StatisticsError
-from grape_policy.vla.tensor_file import TensorFile
 from grape_policy.vla.tokenizer import VlaTokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -222,9 +221,10 @@ def _fill(
 ) -> None:
     """Put the tensors into a model that was built on the meta device."""
     bad = []
-    files = {path: TensorFile(path) for path in set(places.values())}
     for name, path in places.items():
-        tensor = files[path].read(name).to(dtype)
+        # Opened per tensor: the mapped pages are let go again, so that memory holds one tensor more.
+        with safe_open(path, framework="pt") as handle:
+            tensor = handle.get_tensor(name).to(dtype, copy=True)
         if adapter is not None:
             tensor = adapter.merge(name, tensor)
         if not bool(torch.isfinite(tensor).all()):
