@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from survivors import survivors
 from vla_factory import tiny_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def interrupt(process: subprocess.Popen[str], condition: Callable[[], bool]) -> 
 def left_behind(group: int) -> list[psutil.Process]:
     """Return the processes of the group that still run five seconds after its leader ended."""
     members = [process for process in psutil.process_iter() if _in_group(process, group)]
-    return psutil.wait_procs(members, timeout=5)[1]
+    return survivors(members)
 
 
 def _in_group(process: psutil.Process, group: int) -> bool:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from grape_policy import process, supervisor
 from grape_policy.stack import NodeDescription, StackError
+from survivors import survivors
 
 Make = Callable[..., NodeDescription]
 PROGRAMS = {
@@ -167,8 +168,7 @@ def test_nothing_survives_the_supervisor(node: Make, tmp_path: Path, number: sig
     children = own.children(recursive=True)
     parent.send_signal(number)
     output, _ = parent.communicate(timeout=20)
-    _, alive = psutil.wait_procs(children, timeout=5)
-    assert alive == []
+    assert survivors(children) == []
     if number != signal.SIGKILL:
         assert parent.returncode == 0
         assert output.splitlines()[-1] == "[stack] stopped"

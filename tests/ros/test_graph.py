@@ -17,6 +17,7 @@ import psutil
 import pytest
 from grape_episodes import contract
 from grape_policy.supervisor import RunningStack, running_stack
+from survivors import survivors
 from vla_factory import tiny_checkpoint
 
 pytest.importorskip("grape_msgs.msg", exc_type=ImportError)
@@ -173,8 +174,7 @@ def test_ending_grape_up_in_mid_episode_leaves_no_process_and_no_part(
         start_endless_episode(domain_id, tmp_path)
         process.send_signal(number)
         process.communicate(timeout=40)
-        _, alive = psutil.wait_procs(nodes, timeout=5)
-        assert alive == []
+        assert survivors(nodes) == []
     if number == signal.SIGINT:
         assert process.returncode == 0
         assert list((tmp_path / "episodes").rglob("*.part")) == []
