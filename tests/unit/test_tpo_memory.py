@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 MEASURE = """
-import resource, sys
+from pathlib import Path
 import numpy as np, torch
 from grape_training.tpo_gradient import Objective, Trajectory, add_pair_gradient
 torch.set_num_threads(1)
@@ -20,7 +20,9 @@ def peak(steps, micro_batch):
     policy.zero_grad()
     pair = side(steps), side(steps)
     add_pair_gradient(list(policy.parameters()), *pair, Objective(), micro_batch=micro_batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # not ru_maxrss: that starts at the size of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 peak(32, 16)
 start = peak(32, 16)
