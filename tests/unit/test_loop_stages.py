@@ -10,7 +10,7 @@ from grape_policy import doctor
 from grape_policy.doctor import Check
 from grape_training.errors import BadInputError, UserError
 from grape_training.preflight import check_machine
-from grape_training.stages import Stages
+from grape_training.stages import Stages, keep_if_same_inputs
 
 CHECKS = ("python", "contract", "checkpoint", "disk", "memory", "rendering", "ros", "domain")
 
@@ -36,6 +36,16 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(UserError):
         Stages(tmp_path, lambda _: None).run("collect", {}, work)
     assert not list(tmp_path.iterdir())
+
+
+def test_half_done_work_is_kept_for_the_same_inputs_only(tmp_path):
+    work = tmp_path / "tpo"
+    keep_if_same_inputs(work, "first")
+    (work / "state").write_text("half")
+    keep_if_same_inputs(work, "first")
+    assert (work / "state").read_text() == "half"
+    keep_if_same_inputs(work, "second")
+    assert not (work / "state").exists()
 
 
 def test_a_damaged_stage_is_named(tmp_path):

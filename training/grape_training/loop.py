@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -9,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from grape_training.evaluation import CellResult, compare, evaluate, initial_states, summarise
-from grape_training.files import write_json
+from grape_training.files import hash_json, write_json
 from grape_training.gate import DEMO, GateOptions, decide
 from grape_training.loop_graph import LoopGraph, loop_graph
 from grape_training.policies import PolicySpec
 from grape_training.registry import Registry
-from grape_training.stages import Stages
+from grape_training.stages import Stages, keep_if_same_inputs
 from grape_training.tpo_options import TpoOptions
 
 PROOF_STATE = 9000  # index of the evaluation state that the reloaded policy is run from
@@ -130,6 +131,8 @@ class _Loop:
         from grape_training.pipeline import load_base, register_candidate, run_tpo
 
         output, pairs = self.options.output / "tpo", self.options.output / "pairs.parquet"
+        inputs = [asdict(self.options.tpo), self.incumbent, hashlib.sha256(pairs.read_bytes()).hexdigest()]
+        keep_if_same_inputs(output, hash_json(inputs))
         result = run_tpo(self.source, pairs, self.episodes, output, self.options.tpo, progress=self.progress)
         base = load_base(self.source, output)[1]
         candidate = register_candidate(

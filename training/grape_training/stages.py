@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,3 +37,14 @@ class Stages:
         write_json(path, {"inputs": key, "result": result, "seconds": self.seconds[name]})
         self.say(f"{name}: {self.seconds[name]:.0f} s")
         return result
+
+
+def keep_if_same_inputs(folder: Path, key: str) -> None:
+    """Keep a half-done piece of work only if it was begun with the inputs of hash ``key``; else start it anew.
+
+    For work that resumes by itself and refuses, rightly, to go on with other data or options.
+    """
+    marker = folder / "inputs.json"
+    if folder.exists() and not (marker.exists() and read_json(marker, "Delete it")["inputs"] == key):
+        shutil.rmtree(folder)
+    write_json(marker, {"inputs": key})
