@@ -40,7 +40,7 @@ class Stages:
 
 
 def keep_if_same_inputs(folder: Path, key: str) -> None:
-    """Keep a half-done piece of work only if it was begun with the inputs of hash ``key``; else start it anew.
+    """Keep half-done work only if it was begun with the inputs of hash ``key``; else start it anew.
 
     For work that resumes by itself and refuses, rightly, to go on with other data or options.
     """
