@@ -24,7 +24,7 @@ from grape_training.learner import (
     write_parts,
 )
 from grape_training.objective import LossOptions, packed_forward, patch_shares, soft_targets
-from grape_training.optimisation import LoopOptions
+from grape_training.optimisation import ScheduleOptions
 from grape_training.pretrain import action_statistics
 from grape_training.prompts import PromptBook, small_tokenizer
 from grape_training.sft import MixedSampler, SftOptions, fine_tune
@@ -66,7 +66,7 @@ def tiny_parts(frames: Frames) -> Parts:
 def train(folder: Path, steps: int, frames: Frames, **options: float) -> list[dict[str, float]]:
     parts = tiny_parts(frames)
     sampler = sampler_of(parts, frames, SamplerOptions(batch_size=4))
-    loop = LoopOptions(steps=steps, log_every=1, save_every=3, warm_up=2, **options)  # type: ignore[arg-type]
+    loop = ScheduleOptions(steps=steps, log_every=1, save_every=3, warm_up=2, **options)  # type: ignore[arg-type]
     return optimise(parts, sampler, folder, loop, LossOptions(), "test")
 
 
@@ -74,7 +74,7 @@ def test_a_tiny_model_overfits_eight_frames(tmp_path):
     frames = some_frames(8)
     parts = tiny_parts(frames)
     sampler = sampler_of(parts, frames, SamplerOptions(batch_size=8, jitter=0.0))
-    loop = LoopOptions(
+    loop = ScheduleOptions(
         steps=80, learning_rate=3e-3, warm_up=10, weight_decay=0.0, log_every=10, save_every=999
     )
     curve = optimise(parts, sampler, tmp_path, loop, LossOptions(), "test")
@@ -103,7 +103,7 @@ def test_fine_tuning_measures_statistics_on_the_demonstrations(tmp_path):
     still = replace(frames, actions=frames.actions * np.array([1, 1, 1, 0, 0, 0, 1], np.float32))
     write_parts(tiny_parts(frames), tmp_path / "base", keep_heads=True)
     write_shard(tmp_path / "demos" / "a", still, {})
-    options = SftOptions(loop=LoopOptions(steps=1), sampler=SamplerOptions(batch_size=4))
+    options = SftOptions(loop=ScheduleOptions(steps=1), sampler=SamplerOptions(batch_size=4))
     made = parts_from(fine_tune(tmp_path / "base", [tmp_path / "demos"], tmp_path / "run", options))
     assert (made.statistics.q99[3:6] == 0).all()
     decoded = made.statistics.unnormalise(np.full(7, 0.9))
@@ -118,7 +118,12 @@ def test_a_state_of_another_model_is_refused(tmp_path):
     parts.learner.heads.patch = torch.nn.Linear(64, 3)
     with pytest.raises(BadInputError, match="does not fit this model"):
         optimise(
-            parts, sampler_of(parts, frames, SamplerOptions()), tmp_path, LoopOptions(6), LossOptions(), "x"
+            parts,
+            sampler_of(parts, frames, SamplerOptions()),
+            tmp_path,
+            ScheduleOptions(6),
+            LossOptions(),
+            "x",
         )
 
 
@@ -129,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         parts.learner.model.projector.fc1.weight.fill_(float("nan"))
     sampler = sampler_of(parts, frames, SamplerOptions(batch_size=2))
     with pytest.raises(BadInputError, match="step 0"):
-        optimise(parts, sampler, tmp_path, LoopOptions(3), LossOptions(), "test")
+        optimise(parts, sampler, tmp_path, ScheduleOptions(3), LossOptions(), "test")
 
 
 def test_packed_prompts_give_what_each_prompt_gives_alone():

@@ -93,12 +93,12 @@ def pretrain(
 
     set_threads(threads)
     from grape_training.batches import SamplerOptions
-    from grape_training.optimisation import LoopOptions
+    from grape_training.optimisation import ScheduleOptions
     from grape_training.pretrain import PretrainOptions
     from grape_training.pretrain import pretrain as run
 
     options = PretrainOptions(
-        loop=LoopOptions(steps=steps, learning_rate=learning_rate),
+        loop=ScheduleOptions(steps=steps, learning_rate=learning_rate),
         sampler=SamplerOptions(batch_size=batch_size, grounding=0.3, seed=seed),
         seed=seed,
     )
@@ -132,11 +132,11 @@ def sft(
     set_threads(threads)
     from grape_training.batches import SamplerOptions
     from grape_training.objective import LossOptions
-    from grape_training.optimisation import LoopOptions
+    from grape_training.optimisation import ScheduleOptions
     from grape_training.sft import SftOptions, fine_tune
 
     options = SftOptions(
-        loop=LoopOptions(steps=steps, learning_rate=learning_rate, decay=decay, stop=stop, warm_up=50),
+        loop=ScheduleOptions(steps=steps, learning_rate=learning_rate, decay=decay, stop=stop, warm_up=50),
         sampler=SamplerOptions(batch_size=batch_size, seed=seed),
         loss=LossOptions(bin_sigma=bin_sigma),
         mix=mix,

@@ -20,7 +20,7 @@ from torch import nn
 from grape_training.batches import Batch, Sampler, SamplerOptions
 from grape_training.frames import Frames
 from grape_training.objective import AuxiliaryHeads, LossOptions, losses, packed_forward
-from grape_training.optimisation import Loop, LoopOptions, Losses
+from grape_training.optimisation import Loop, Losses, ScheduleOptions
 from grape_training.prompts import small_tokenizer
 
 STATISTICS_KEY = "grape_sim"
@@ -107,7 +107,7 @@ def optimise(
     parts: Parts,
     sampler: BatchSource,
     folder: Path,
-    loop_options: LoopOptions,
+    loop_options: ScheduleOptions,
     loss_options: LossOptions,
     name: str,
 ) -> list[dict[str, float]]:

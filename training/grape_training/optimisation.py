@@ -29,7 +29,7 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class LoopOptions:
+class ScheduleOptions:
     """Length and learning rate: linear warm-up, constant, then a cosine to zero over ``decay`` steps.
 
     ``stop``: end the run after this many steps, though the schedule is laid out for ``steps`` (0: do not).
@@ -55,7 +55,7 @@ class LoopOptions:
 class Loop:
     """AdamW over ``module``'s trainable parameters, with its state below ``folder``."""
 
-    def __init__(self, folder: Path, module: nn.Module, options: LoopOptions) -> None:
+    def __init__(self, folder: Path, module: nn.Module, options: ScheduleOptions) -> None:
         self.folder, self.module, self.options = folder, module, options
         self.step = 0
         self.optimiser = _adamw(module, options)
@@ -157,7 +157,7 @@ class Loop:
         write_text(curve, "".join(_json_line(row) for row in kept))
 
 
-def _adamw(module: nn.Module, options: LoopOptions) -> torch.optim.AdamW:
+def _adamw(module: nn.Module, options: ScheduleOptions) -> torch.optim.AdamW:
     """Return AdamW; only matrices are decayed, not norms and biases."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [

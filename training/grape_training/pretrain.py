@@ -17,7 +17,7 @@ from grape_training.batches import Batch, Sampler, SamplerOptions
 from grape_training.frames import Frames, concatenate, read_frames, read_shard, shard_folders
 from grape_training.learner import new_parts, optimise, sampler_of, write_parts
 from grape_training.objective import LossOptions
-from grape_training.optimisation import LoopOptions
+from grape_training.optimisation import ScheduleOptions
 
 CHECKPOINT = "checkpoint"
 _REFRESH = 200  # steps between two looks for newly rendered shards
@@ -27,7 +27,7 @@ _REFRESH = 200  # steps between two looks for newly rendered shards
 class PretrainOptions:
     """Options of ``grape train pretrain``."""
 
-    loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=6000))
+    loop: ScheduleOptions = field(default_factory=lambda: ScheduleOptions(steps=6000))
     sampler: SamplerOptions = field(default_factory=lambda: SamplerOptions(grounding=0.3))
     loss: LossOptions = field(default_factory=LossOptions)
     seed: int = 0

@@ -18,7 +18,7 @@ from grape_training.batches import Batch, Sampler, SamplerOptions
 from grape_training.frames import Frames, concatenate, read_frames
 from grape_training.learner import optimise, parts_from, sampler_of, write_parts
 from grape_training.objective import LossOptions
-from grape_training.optimisation import LoopOptions
+from grape_training.optimisation import ScheduleOptions
 from grape_training.pretrain import action_statistics
 
 CHECKPOINT = "checkpoint"
@@ -28,7 +28,9 @@ CHECKPOINT = "checkpoint"
 class SftOptions:
     """Options of ``grape train sft``. ``mix``: share of rendered scenes in each batch."""
 
-    loop: LoopOptions = field(default_factory=lambda: LoopOptions(steps=800, learning_rate=5e-4, decay=600))
+    loop: ScheduleOptions = field(
+        default_factory=lambda: ScheduleOptions(steps=800, learning_rate=5e-4, decay=600)
+    )
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     loss: LossOptions = field(default_factory=LossOptions)
     mix: float = 0.5
