@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import unittest
 from pathlib import Path
@@ -12,15 +11,8 @@ import pytest
 
 pytest.importorskip("launch_testing", reason="ROS 2's launch packages are not installed")
 
-import launch
-import launch_testing
-import launch_testing.actions
-from grape_policy.domain import reserved_domain
-from launch.actions import IncludeLaunchDescription, SetEnvironmentVariable
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-from vla_factory import tiny_checkpoint
+from launched_stack import launched_stack
 
-LAUNCH_FILE = Path(__file__).parents[2] / "launch" / "collect.launch.py"
 COLLECT_SECONDS = 300
 ROOT = Path(tempfile.mkdtemp(prefix="grape_launch_"))
 
@@ -28,21 +20,7 @@ ROOT = Path(tempfile.mkdtemp(prefix="grape_launch_"))
 @pytest.mark.launch_test
 def generate_test_description() -> Any:
     """Collect one rollout with a tiny checkpoint on a domain of its own."""
-    tiny_checkpoint(ROOT / "checkpoint")
-    with reserved_domain() as domain_id:
-        os.environ["ROS_DOMAIN_ID"] = str(domain_id)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    arguments = {"checkpoint": str(ROOT / "checkpoint"), "episodes_folder": str(ROOT / "episodes")}
-    arguments |= {"tasks": "spoon_on_towel", "states": "1", "rollouts": "1"}
-    return launch.LaunchDescription(
-        [
-            SetEnvironmentVariable("ROS_LOG_DIR", str(ROOT / "logs")),
-            IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(str(LAUNCH_FILE)), launch_arguments=arguments.items()
-            ),
-            launch_testing.actions.ReadyToTest(),
-        ]
-    )
+    return launched_stack("collect.launch.py", ROOT, tasks="spoon_on_towel", states="1", rollouts="1")
 
 
 class TestCollection(unittest.TestCase):
