@@ -98,15 +98,20 @@ def _find(
     if item.parts:
         parts = _touching(_colour_mask(hsv, item.parts) & free, pixels)
         pixels = np.concatenate([pixels, parts])
-    points = projector.points(pixels, depth)
     if item.parts:
+        points = projector.points(pixels, depth)
         near = np.linalg.norm(points - np.median(points, axis=0), axis=1) < item.size
-        pixels, points = pixels[near], points[near]
-    ordered = np.sort(points, axis=0)
-    cut = int(len(points) * OUTLIERS)
-    lower, upper = ordered[cut], ordered[-1 - cut]
+        pixels = pixels[near]
+    return box_candidate(item.name, pixels, depth, projector)
+
+
+def box_candidate(name: str, pixels: np.ndarray, depth: np.ndarray, projector: Projector) -> Candidate:
+    """Return the candidate made of ``pixels`` (n, 2) as (u, v); stray depths are cut off its box."""
+    ordered = np.sort(projector.points(pixels, depth), axis=0)
+    cut = int(len(ordered) * OUTLIERS)
     metres = depth[pixels[:, 1], pixels[:, 0]] * 0.001
-    return Candidate(item.name, lower, upper, pixels, float((metres**2).sum() * projector.pixel_area))
+    area = float((metres**2).sum() * projector.pixel_area)
+    return Candidate(name, ordered[cut], ordered[-1 - cut], pixels, area)
 
 
 def _colour_mask(hsv: np.ndarray, ranges: tuple[ColourRange, ...]) -> np.ndarray:
