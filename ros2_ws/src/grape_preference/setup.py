@@ -8,7 +8,9 @@ setup(
     description="Keypoints, staged constraints, scores and preference pairs.",
     license="Apache-2.0",
     packages=find_packages(exclude=["test"]),
-    package_data={"": ["*.yaml", "*.json", "stages/*.yaml", "stages/*.json", "py.typed"]},
+    package_data={
+        "": ["*.yaml", "*.json", "stages/*.yaml", "stages/*.json", "stages/templates/*.yaml", "py.typed"]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/grape_preference"]),
         ("share/grape_preference", ["package.xml"]),

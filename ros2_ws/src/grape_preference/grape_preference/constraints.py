@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import yaml
@@ -27,6 +29,7 @@ from grape_preference.language_functions import BOOLEAN, BUILT_IN_POINTS, FUNCTI
 
 KINDS = ("path", "sub_goal", "collision")
 MAX_FILE_BYTES, MAX_FILE_DEPTH = 64 * 1024, 12
+_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 
 __all__ = [
     "KINDS",
@@ -36,6 +39,7 @@ __all__ = [
     "StagePlan",
     "check_expression",
     "check_file",
+    "placing_plan",
     "plan_for_task",
     "plan_from_document",
     "shipped_tasks",
@@ -65,12 +69,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """All stages of a task; ``sha256`` identifies the data it was read from."""
+    """All stages of a task; ``sha256`` identifies the data it was read from.
+
+    ``success`` is the condition that the judge asks for at the last frame: the end of the last stage unless
+    the file says otherwise.
+    """
 
     task: str
     keypoints: tuple[str, ...]
     unreached_cost: float
     stages: tuple[Stage, ...]
+    success: Expression
     sha256: str
 
 
@@ -97,14 +106,38 @@ def shipped_tasks() -> list[str]:
 
 @cache
 def plan_for_task(task: str) -> StagePlan:
-    """Return the shipped stages of ``task``; raise ConstraintError when there are none."""
-    folder = files("grape_preference").joinpath("stages")
-    known = shipped_tasks()
-    if task not in known:
-        raise ConstraintError(f"no stages for task {task!r}; there are stages for {', '.join(known)}")
-    return plan_from_document(
-        _load_yaml(folder.joinpath(f"{task}.yaml").read_bytes(), f"{task}.yaml"), f"{task}.yaml"
+    """Return the shipped stages of ``task``; raise ConstraintError when there are none.
+
+    A task called ``<source>_on_<target>`` or ``<source>_in_<target>`` over declared objects needs no file of
+    its own: the template for placing serves.
+    """
+    if task in shipped_tasks():
+        name = f"{task}.yaml"
+        data = files("grape_preference").joinpath("stages", name).read_bytes()
+        return plan_from_document(_load_yaml(data, name), name)
+    for match in re.finditer("_(?:on|in)_", task):
+        source, target = task[: match.start()], task[match.end() :]
+        if {source, target} <= appearances().keys():
+            return placing_plan(task, source, target)
+    raise ConstraintError(
+        f"no stages for task {task!r}; there are stages for {', '.join(shipped_tasks())} and for "
+        "<source>_on_<target> or <source>_in_<target> with objects of appearance.yaml"
     )
+
+
+def placing_plan(task: str, source: str, target: str) -> StagePlan:
+    """Return the stages of bringing ``source`` onto or into ``target``, from the template ``placed.yaml``.
+
+    Raises:
+        ConstraintError: a name is not one of the language (lower case, digits, underscores).
+    """
+    text = files("grape_preference").joinpath("stages/templates/placed.yaml").read_text(encoding="utf-8")
+    for name in (task, source, target):
+        if not _NAME.fullmatch(name):
+            raise ConstraintError(f"{name!r} is not a name of the form [a-z][a-z0-9_]*")
+    filled = Template(text).substitute(task=task, source=source, target=target)
+    where = f"placed.yaml for {task}"
+    return plan_from_document(_load_yaml(filled.encode(), where), where)
 
 
 def plan_from_document(document: object, where: str) -> StagePlan:
@@ -123,12 +156,16 @@ def plan_from_document(document: object, where: str) -> StagePlan:
         _stage(fields, f"{_stage_place(where, i, fields)}", keypoints)
         for i, fields in enumerate(document["stages"])
     )
+    success = stages[-1].end
+    if "success" in document:
+        success = _condition(document["success"], f"{where}, success", keypoints)
     digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     return StagePlan(
         document["task"],
         keypoints,
         _finite(document["unreached_cost"], f"{where}, unreached_cost"),
         stages,
+        success,
         digest,
     )
 

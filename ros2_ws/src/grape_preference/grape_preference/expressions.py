@@ -62,7 +62,12 @@ class Expression:
     def evaluate(self, context: Context) -> np.ndarray:
         """Return the value at every frame, (T,) float64 or bool; division by zero gives inf or NaN."""
         with np.errstate(all="ignore"):
-            return np.broadcast_to(self.run(context), (len(context.tracks),))
+            return self.values(context)
+
+    def values(self, context: Context) -> np.ndarray:
+        """Return what ``evaluate`` does, for callers that silence numpy's warnings once for many."""
+        found = self.run(context)
+        return found if np.ndim(found) else np.broadcast_to(found, (len(context.tracks),))
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import json
 import os
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,22 @@ import cv2
 from grape_episodes.catalogue import Catalogue
 from grape_episodes.manifest import MANIFEST_NAME, PART_SUFFIX
 from grape_episodes.reader import read_episode
-from grape_episodes.types import EpisodeError
+from grape_episodes.types import Episode, EpisodeError
 from tqdm import tqdm
 
+from grape_preference.constraints import ConstraintError
 from grape_preference.keypoints import track
 from grape_preference.pairs import Pair, make_pairs, save_pairs
-from grape_preference.rewards import DEFAULT_PRESET, PRESETS, gcpg
+from grape_preference.plans import ScoringOptions
+from grape_preference.rewards import DEFAULT_PRESET, find_preset, gcpg
 from grape_preference.scoring import Score, refused_score, score_episode, unreadable_score
 from grape_preference.stage_scoring import ScoringError
+from grape_preference.tracks import KeypointTracks
 
 SCORES_NAME, PAIRS_NAME = "scores.json", "pairs.parquet"
+DEFAULT_OPTIONS = ScoringOptions()
+# Runs a function on items and yields (item, result) as they are done.
+Runner = Callable[[Callable[[Path], Score], Sequence[Path]], Iterable[tuple[Path, Score]]]
 EPISODES_PER_WORKER = 4  # fewer do not repay the start of a process
 _PR_SET_PDEATHSIG = 1
 
@@ -55,6 +62,9 @@ def score_folder(
     preset: str = DEFAULT_PRESET,
     top: int = 1,
     margin: float = 0.0,
+    fallback_distance: float | None = None,
+    options: ScoringOptions = DEFAULT_OPTIONS,
+    run: Runner | None = None,
     progress: bool = True,
     on_score: Callable[[int, int, Score], None] | None = None,
 ) -> FolderScores:
@@ -63,10 +73,13 @@ def score_folder(
     Args:
         source: a folder of episodes, or a catalogue file that lists them.
         output: where to write; the folder of the episodes when None.
-        workers: processes.
-        preset: which reward ranks the episodes, see ``rewards.PRESETS``.
+        workers: processes on this machine.
+        preset: which reward ranks the episodes, see ``rewards.find_preset``.
         top: m of top-m x bottom-m pairs per group.
         margin: the least difference of rewards that makes a pair.
+        fallback_distance: see ``pairs.make_pairs``; off when None.
+        options: how each episode is scored.
+        run: runs the work elsewhere, e.g. on a cluster, in any order; the result is the same.
         progress: show a progress bar.
         on_score: called after each episode with (done, total, score); what it raises ends the scoring.
 
@@ -75,20 +88,30 @@ def score_folder(
         EpisodeError: the catalogue cannot be used.
     """
     source = Path(source)
-    if preset not in PRESETS:
-        raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    find_preset(preset)  # refused before any work
     folders = episode_folders(source)
     output = Path(output) if output is not None else source if source.is_dir() else source.parent
     scores: list[Score] = []
     with tqdm(total=len(folders), desc="scores", unit="ep", disable=not progress) as bar:
-        for score in score_paths(folders, workers):
+        for score in _score_all(folders, workers, options, run):
             scores.append(score)
             bar.update()
             if on_score is not None:
                 on_score(len(scores), len(folders), score)
-    pairs = make_pairs(scores, preset, top=top, margin=margin)
-    pairs_path = save_pairs(pairs, output / PAIRS_NAME)
+    scores.sort(key=lambda score: score.episode_id)
+    pairs = make_pairs(scores, preset, top=top, margin=margin, fallback_distance=fallback_distance)
+    how = {"preset": preset, "top": top, "margin": margin, "fallback_distance": fallback_distance}
+    how |= {"objective": options.objective, "judge": options.judge}
+    pairs_path = save_pairs(pairs, output / PAIRS_NAME, how)
     return FolderScores(scores, pairs, save_scores(scores, output / SCORES_NAME, preset), pairs_path)
+
+
+def _score_all(
+    folders: Sequence[Path], workers: int, options: ScoringOptions, run: Runner | None
+) -> Iterator[Score]:
+    if run is None:
+        return score_paths(folders, workers, options)
+    return (score for _, score in run(partial(score_path, options=options), folders))
 
 
 def episode_folders(source: Path) -> list[Path]:
@@ -105,29 +128,45 @@ def episode_folders(source: Path) -> list[Path]:
     return finished
 
 
-def score_paths(folders: Sequence[Path], workers: int) -> Iterator[Score]:
+def score_paths(
+    folders: Sequence[Path], workers: int, options: ScoringOptions = DEFAULT_OPTIONS
+) -> Iterator[Score]:
     """Yield the score of every episode folder, in the given order, from ``workers`` processes."""
     workers = min(workers, len(folders) // EPISODES_PER_WORKER)
+    function = partial(score_path, options=options)
     if workers <= 1:
-        yield from map(score_path, folders)
+        yield from map(function, folders)
         return
     executor = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
-        yield from executor.map(score_path, folders)
+        yield from executor.map(function, folders)
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def score_path(folder: Path) -> Score:
+def score_path(folder: Path, options: ScoringOptions = DEFAULT_OPTIONS) -> Score:
     """Read, track and score one episode; what cannot be scored gets a verdict that says why."""
     try:
         episode = read_episode(folder)
     except EpisodeError as error:
         return unreadable_score(folder.name, str(error))
+    return score_recorded(episode, options)[0]
+
+
+def score_recorded(
+    episode: Episode, options: ScoringOptions = DEFAULT_OPTIONS
+) -> tuple[Score, KeypointTracks | None]:
+    """Track and score an episode; return its score with the keypoints (None: there are none)."""
     try:
-        return score_episode(episode, track(episode))
+        plan = options.plan(episode.manifest.task)
+    except ConstraintError as error:
+        return refused_score(episode, ScoringError("no_stages", str(error))), None
+    try:
+        tracks = track(episode, plan.keypoints)
     except ScoringError as error:
-        return refused_score(episode, error)
+        return refused_score(episode, error, plan), None
+    score = score_episode(episode, tracks, plan, objective=options.objective, judged_by=options.judge)
+    return score, tracks
 
 
 def save_scores(scores: Sequence[Score], path: Path | str, preset: str = DEFAULT_PRESET) -> Path:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from grape_preference.tracks import KeypointTracks
 
@@ -95,8 +94,10 @@ def _norm(vectors: np.ndarray) -> np.ndarray:
 
 
 def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    cross = _norm(np.cross(a, b))
-    return np.arctan2(cross, (a * b).sum(axis=-1))
+    ax, ay, az = np.moveaxis(a, -1, 0)
+    bx, by, bz = np.moveaxis(b, -1, 0)
+    cross = np.sqrt((ay * bz - az * by) ** 2 + (az * bx - ax * bz) ** 2 + (ax * by - ay * bx) ** 2)
+    return np.arctan2(cross, ax * bx + ay * by + az * bz)
 
 
 def _distance(_: Context, a: Point, b: Point) -> np.ndarray:
@@ -130,8 +131,9 @@ def _alignment(_: Context, a: Point, b: Point) -> np.ndarray:
 
 def approach_axes(context: Context) -> np.ndarray:
     """Return the unit approach direction (T, 3) of the gripper, its own x axis in the base frame."""
-    axes: np.ndarray = Rotation.from_quat(context.tracks.end_effector_quaternions).apply([1.0, 0.0, 0.0])
-    return axes
+    x, y, z, w = context.tracks.end_effector_quaternions.T
+    axes = np.array([w * w + x * x - y * y - z * z, 2.0 * (x * y + w * z), 2.0 * (x * z - w * y)])
+    return (axes / (w * w + x * x + y * y + z * z)).T
 
 
 def _approach_direction(context: Context, a: Point) -> np.ndarray:
@@ -178,6 +180,10 @@ def _grasped(context: Context, a: Point) -> np.ndarray:
 def _above_footprint(a: Point, b: Point) -> np.ndarray:
     offset = np.abs(a.positions - b.positions)[:, :2]
     return (offset <= b.extent[:2] / 2).all(axis=-1)
+
+
+def _above(_: Context, a: Point, b: Point) -> np.ndarray:
+    return _above_footprint(a, b) & (a.positions[:, 2] > b.positions[:, 2])
 
 
 def _inside(_: Context, a: Point, b: Point) -> np.ndarray:
@@ -269,6 +275,7 @@ _TABLE = (
         f"The gripper is under {GRASP_CLOSED:.0%} open and at most {GRASP_REACH * 100:g} cm from a's box.",
         _grasped,
     ),
+    Function("above", _AB, BOOLEAN, "a's centre is over b's footprint and higher than b's centre.", _above),
     Function(
         "inside", _AB, BOOLEAN, "a's centre is over b's footprint and a's bottom is below b's rim.", _inside
     ),

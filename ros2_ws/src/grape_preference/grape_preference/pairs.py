@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from grape_preference.rewards import DEFAULT_PRESET, gcpg
+from grape_preference.rewards import DEFAULT_PRESET, rewards
 from grape_preference.scoring import Score
 
 
@@ -20,6 +23,8 @@ class Pair:
     """One preference: episode ``chosen`` over ``rejected``, from the same task and initial state.
 
     The hashes are those of the data files, so that a trainer can tell whether they are still the same.
+    ``initial_state_distance`` (metres) is 0 but for pairs of the fallback, whose rejected episode began in
+    ``rejected_initial_state_id``.
     """
 
     task: str
@@ -36,6 +41,8 @@ class Pair:
     chosen_sha256: str
     rejected_sha256: str
     preset: str
+    rejected_initial_state_id: str
+    initial_state_distance: float
 
 
 _SCHEMA = pa.schema(
@@ -44,6 +51,7 @@ _SCHEMA = pa.schema(
         for field in fields(Pair)
     ]
 )
+_FALLBACK_COLUMNS = _SCHEMA.names[-2:]
 
 
 def make_pairs(
@@ -54,6 +62,7 @@ def make_pairs(
     margin: float = 0.0,
     balance: bool = True,
     max_per_task: int | None = None,
+    fallback_distance: float | None = None,
 ) -> list[Pair]:
     """Pair the ``top`` best with the ``top`` worst of every group; top 1 is best-worst.
 
@@ -64,6 +73,9 @@ def make_pairs(
         margin: the least difference of rewards (strictly greater) that makes a pair.
         balance: keep the same number of pairs for every task that has any (those with the largest margins).
         max_per_task: keep at most so many pairs per task.
+        fallback_distance: off when None. Else a group that gave no pair is joined with the nearest other such
+            group of its task in which no keypoint began farther away than this (metres). Those pairs compare
+            different initial states, which the method does not; every one says so.
 
     Returns:
         The pairs sorted by task, initial state and descending margin: the same for any order of ``scores``.
@@ -75,16 +87,44 @@ def make_pairs(
     for score in sorted(scores, key=lambda score: score.episode_id):
         if score.verdict == "ok":
             groups[score.task, score.initial_state_id].append(score)
-    pairs = [pair for key in sorted(groups) for pair in _group_pairs(groups[key], preset, top, margin)]
+    found = {key: _group_pairs(groups[key], preset, top, margin) for key in sorted(groups)}
+    pairs = [pair for group in found.values() for pair in group]
+    if fallback_distance is not None:
+        lonely = [groups[key] for key, group in found.items() if not group]
+        for joined in _joined(lonely, fallback_distance):
+            pairs += _group_pairs(joined, preset, top, margin)
     return _keep_per_task(pairs, balance, max_per_task)
 
 
+def start_distance(a: Score, b: Score) -> float:
+    """Return the largest distance (m) between where a keypoint began in both; inf if that is not known."""
+    if not a.start or a.start.keys() != b.start.keys():
+        return math.inf
+    return max(math.dist(a.start[name], b.start[name]) for name in a.start)
+
+
+def _joined(groups: Sequence[list[Score]], limit: float) -> list[list[Score]]:
+    """Join groups of one task two by two, nearest first, as long as they began within ``limit`` metres."""
+    candidates = sorted(
+        (start_distance(groups[i][0], groups[j][0]), i, j)
+        for j in range(len(groups))
+        for i in range(j)
+        if groups[i][0].task == groups[j][0].task
+    )
+    free, joined = set(range(len(groups))), []
+    for distance, i, j in candidates:
+        if distance <= limit and {i, j} <= free:
+            free -= {i, j}
+            joined.append(groups[i] + groups[j])
+    return joined
+
+
 def _group_pairs(scores: Sequence[Score], preset: str, top: int, margin: float) -> list[Pair]:
-    rewards = dict(zip([s.episode_id for s in scores], gcpg(scores, preset), strict=True))
-    if len(rewards) != len(scores):
+    values = dict(zip([s.episode_id for s in scores], rewards(scores, preset), strict=True))
+    if len(values) != len(scores):
         raise ValueError(f"two scores of one episode in group {scores[0].task}, {scores[0].initial_state_id}")
     ranked = sorted(
-        ((rewards[s.episode_id] or 0.0, s) for s in scores), key=lambda item: (-item[0], item[1].episode_id)
+        ((values[s.episode_id], s) for s in scores), key=lambda item: (-item[0], item[1].episode_id)
     )
     count = min(top, len(ranked) // 2)
     pairs = [
@@ -98,8 +138,7 @@ def _group_pairs(scores: Sequence[Score], preset: str, top: int, margin: float) 
 
 def _pair(better: tuple[float, Score], worse: tuple[float, Score], preset: str) -> Pair:
     (high, chosen), (low, rejected) = better, worse
-    if (chosen.task, chosen.initial_state_id) != (rejected.task, rejected.initial_state_id):
-        raise ValueError(f"{chosen.episode_id} and {rejected.episode_id} do not share task and initial state")
+    same_state = chosen.initial_state_id == rejected.initial_state_id
     return Pair(
         task=chosen.task,
         initial_state_id=chosen.initial_state_id,
@@ -115,6 +154,8 @@ def _pair(better: tuple[float, Score], worse: tuple[float, Score], preset: str) 
         chosen_sha256=chosen.episode_sha256,
         rejected_sha256=rejected.episode_sha256,
         preset=preset,
+        rejected_initial_state_id=rejected.initial_state_id,
+        initial_state_distance=0.0 if same_state else start_distance(chosen, rejected),
     )
 
 
@@ -131,11 +172,15 @@ def _keep_per_task(pairs: list[Pair], balance: bool, max_per_task: int | None) -
     return sorted(kept, key=lambda p: (p.task, p.initial_state_id, -p.margin, p.chosen, p.rejected))
 
 
-def save_pairs(pairs: Sequence[Pair], path: Path | str) -> Path:
-    """Write the pairs as a Parquet table, atomically; return its path."""
+def save_pairs(pairs: Sequence[Pair], path: Path | str, options: dict[str, Any] | None = None) -> Path:
+    """Write the pairs as a Parquet table, atomically; return its path.
+
+    ``options``: how they were made (plain data), kept as JSON in the table's metadata under ``grape``.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=_SCHEMA)
+    schema = _SCHEMA.with_metadata({"grape": json.dumps(options or {}, sort_keys=True)})
+    table = pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=schema)
     partial = path.with_suffix(".partial")
     pq.write_table(table, partial)
     os.replace(partial, path)
@@ -145,6 +190,10 @@ def save_pairs(pairs: Sequence[Pair], path: Path | str) -> Path:
 def load_pairs(path: Path | str) -> list[Pair]:
     """Read a table of pairs; raise ValueError when a column is missing or of another type."""
     table = pq.read_table(Path(path))
+    if table.schema.names == _SCHEMA.names[: -len(_FALLBACK_COLUMNS)]:  # written before there was a fallback
+        states = table["initial_state_id"]
+        table = table.append_column(_FALLBACK_COLUMNS[0], states)
+        table = table.append_column(_FALLBACK_COLUMNS[1], pa.array([0.0] * len(states), pa.float64()))
     if not table.schema.equals(_SCHEMA, check_metadata=False):
         raise ValueError(
             f"{path}: not a table of pairs (columns {table.column_names}); write it with grape score"

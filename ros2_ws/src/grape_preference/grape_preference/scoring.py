@@ -5,13 +5,15 @@ What is not scorable says so: ``Score.verdict`` is then not "ok" and the rewards
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from grape_episodes.types import Episode
 
 from grape_preference.constraints import StagePlan, plan_for_task
+from grape_preference.judge import JUDGES, KEYPOINTS, RECORDED, VisualJudge, judge, recorded
+from grape_preference.objectives import DEFAULT_OBJECTIVE, apply_objective
 from grape_preference.stage_scoring import (
     ConstraintScore,
     ScoringError,
@@ -39,7 +41,9 @@ class Score:
     """The terms of an episode's reward; the rewards are None unless ``verdict`` is "ok".
 
     r_self: sum of log-probabilities over steps and tokens; r_self_mean: the mean per token.
-    r_ext: product of exp(-C_i), in (0, 1]. i_success: 1.0 or 0.0 by the judge's verdict in the manifest.
+    r_ext: product of exp(-C_i), in (0, 1]. i_success: 1.0 or 0.0 by the judge called ``judge``, who says why
+    in ``judge_message``. objective: see ``objectives.OBJECTIVES``. start: where each keypoint was at the
+    first frame, metres, base frame.
     """
 
     episode_id: str
@@ -58,6 +62,10 @@ class Score:
     stages: tuple[StageScore, ...]
     plan_sha256: str
     episode_sha256: str
+    judge: str = ""
+    judge_message: str = ""
+    objective: str = DEFAULT_OBJECTIVE
+    start: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``scores.json``."""
@@ -66,22 +74,59 @@ class Score:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Score:
         """Read back what ``to_json`` gave; further keys are ignored, missing ones raise KeyError."""
-        fields = {name: row[name] for name in cls.__dataclass_fields__}
-        return cls(**{**fields, "stages": tuple(_stage_from_json(stage) for stage in row["stages"])})
+        fields = {name: row[name] for name in cls.__dataclass_fields__ if name in row or name not in _LATER}
+        fields["stages"] = tuple(_stage_from_json(stage) for stage in row["stages"])
+        fields["start"] = {name: tuple(place) for name, place in row.get("start", {}).items()}
+        return cls(**fields)
 
 
-def score_episode(episode: Episode, tracks: KeypointTracks | None, plan: StagePlan | None = None) -> Score:
+_LATER = {"judge", "judge_message", "objective", "start"}  # not in the first version of scores.json
+
+
+def score_episode(
+    episode: Episode,
+    tracks: KeypointTracks | None,
+    plan: StagePlan | None = None,
+    *,
+    objective: str = DEFAULT_OBJECTIVE,
+    judged_by: str = KEYPOINTS,
+    visual: VisualJudge | None = None,
+) -> Score:
     """Score ``episode`` with ``plan`` (default: the shipped one of its task); bad data gives a verdict.
 
-    ``tracks`` None means that the episode has no depth images to take keypoints from.
+    Args:
+        episode: what was recorded.
+        tracks: its keypoints; None means that it has no depth images to take them from.
+        plan: its stages.
+        objective: which of ``objectives.OBJECTIVES`` the stage costs serve.
+        judged_by: who says whether it succeeded, one of ``judge.JUDGES``.
+        visual: asked for a second opinion by the judge "keypoints".
+
+    Raises:
+        ValueError: unknown objective or judge.
     """
+    if judged_by not in JUDGES:
+        raise ValueError(f"unknown judge {judged_by!r}; choose one of {', '.join(JUDGES)}")
     try:
-        plan = plan or _plan(episode.manifest.task)
+        plan = apply_objective(plan or _plan(episode.manifest.task), objective)
         r_self = self_reward(episode)
-        stages = score_stages(plan, _usable(episode, tracks, plan))
+        usable = _usable(episode, tracks, plan)
+        stages = score_stages(plan, usable)
     except ScoringError as error:
-        return refused_score(episode, error, plan)
-    return _score(episode, "ok", "", plan.sha256, r_self, stages)
+        return replace(refused_score(episode, error, plan), objective=objective)
+    verdict = recorded(episode) if judged_by == RECORDED else judge(episode, usable, plan, visual)
+    return replace(
+        _score(episode, "ok", "", plan.sha256),
+        r_self=r_self[0],
+        r_self_mean=r_self[1],
+        r_ext=external_reward(stages),
+        i_success=float(verdict.success),
+        stages=stages,
+        judge=verdict.judge,
+        judge_message=verdict.message,
+        objective=objective,
+        start={name: _place(usable, name) for name in plan.keypoints},
+    )
 
 
 def refused_score(episode: Episode, error: ScoringError, plan: StagePlan | None = None) -> Score:
@@ -127,15 +172,14 @@ def _usable(episode: Episode, tracks: KeypointTracks | None, plan: StagePlan) ->
     return tracks
 
 
-def _score(
-    episode: Episode,
-    verdict: str,
-    message: str,
-    plan_sha256: str,
-    r_self: tuple[float, float] | None = None,
-    stages: tuple[StageScore, ...] = (),
-) -> Score:
-    manifest, ok = episode.manifest, verdict == "ok"
+def _place(tracks: KeypointTracks, name: str) -> tuple[float, float, float]:
+    x, y, z = tracks.positions[0, tracks.index(name)].tolist()
+    return x, y, z
+
+
+def _score(episode: Episode, verdict: str, message: str, plan_sha256: str) -> Score:
+    """Return what the manifest says, with no rewards yet."""
+    manifest = episode.manifest
     return Score(
         episode_id=manifest.episode_id,
         task=manifest.task,
@@ -146,11 +190,11 @@ def _score(
         message=message,
         steps=episode.steps,
         collisions=manifest.collisions,
-        r_self=r_self[0] if r_self else None,
-        r_self_mean=r_self[1] if r_self else None,
-        r_ext=external_reward(stages) if ok else None,
-        i_success=float(manifest.success) if ok else None,
-        stages=stages,
+        r_self=None,
+        r_self_mean=None,
+        r_ext=None,
+        i_success=None,
+        stages=(),
         plan_sha256=plan_sha256,
         episode_sha256=episode_hash(manifest.files),
     )
@@ -160,7 +204,7 @@ def unreadable_score(episode_id: str, message: str) -> Score:
     """Return the score of an episode that cannot be read: nothing but the verdict."""
     blank: dict[str, Any] = dict.fromkeys(Score.__dataclass_fields__, "")
     blank.update(dict.fromkeys(("r_self", "r_self_mean", "r_ext", "i_success")))
-    blank.update(steps=0, collisions=0, stages=(), episode_id=episode_id)
+    blank.update(steps=0, collisions=0, stages=(), episode_id=episode_id, start={})
     return Score(**{**blank, "verdict": "unreadable", "message": message})
 
 

@@ -61,10 +61,11 @@ def score_stages(plan: StagePlan, tracks: KeypointTracks) -> tuple[StageScore, .
     context = Context(tracks)
     scores: list[StageScore] = []
     earliest: int | None = 0
-    for stage in plan.stages:
-        begin, end, completed = _span(stage, context, earliest, is_last=stage is plan.stages[-1])
-        scores.append(_score_stage(stage, context, begin, end, completed, plan.unreached_cost))
-        earliest = end if completed else None
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        for stage in plan.stages:
+            begin, end, completed = _span(stage, context, earliest, is_last=stage is plan.stages[-1])
+            scores.append(_score_stage(stage, context, begin, end, completed, plan.unreached_cost))
+            earliest = end if completed else None
     return tuple(scores)
 
 
@@ -84,11 +85,11 @@ def _span(
     if earliest is None:
         return None, None, False
     context.stage_start = earliest
-    begin = earliest if stage.start is None else _first(stage.start.evaluate(context), earliest)
+    begin = earliest if stage.start is None else _first(stage.start.values(context), earliest)
     if begin is None:
         return None, None, False
     context.stage_start = begin
-    holds = stage.end.evaluate(context)
+    holds = stage.end.values(context)
     end = _first(np.logical_and.accumulate(holds[::-1])[::-1] if is_last else holds, begin)
     return begin, len(context.tracks) - 1 if end is None else end, end is not None
 
@@ -119,7 +120,7 @@ def _score_stage(
 
 
 def _values(constraint: Constraint, context: Context) -> np.ndarray:
-    values = constraint.expression.evaluate(context)
+    values = constraint.expression.values(context)
     return (~values if constraint.expression.kind == BOOLEAN else values).astype(np.float64)
 
 
