@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from grape_episodes.contract import Camera
@@ -42,6 +44,14 @@ def draw_keypoints(
         centre = (int(hand[0] * scale), int(hand[1] * scale))
         cv2.drawMarker(canvas, centre, _END_EFFECTOR_COLOUR, cv2.MARKER_CROSS, 7 * scale, 2)
         _label(canvas, centre, f"gripper {tracks.gripper[t]:.2f}", _END_EFFECTOR_COLOUR)
+    return np.asarray(canvas)
+
+
+def draw_marks(image: np.ndarray, pixels: np.ndarray, texts: Sequence[str], scale: int = 2) -> np.ndarray:
+    """Return ``image`` (H, W, 3) RGB enlarged by ``scale`` with a labelled disc at each pixel (n, 2)."""
+    canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    for index, (place, text) in enumerate(zip(pixels, texts, strict=True)):
+        _disc(canvas, place * scale, text, _COLOURS[index % len(_COLOURS)], filled=True)
     return np.asarray(canvas)
 
 
