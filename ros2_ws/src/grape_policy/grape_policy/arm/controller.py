@@ -115,7 +115,7 @@ class CartesianController:
         limits = self._description.step
         translation = _shortened(delta[:3], limits.translation)
         rotation = _shortened(delta[3:6], limits.rotation)
-        self._gripper_goal = self._description.gripper.metres(float(np.clip(delta[6], 0.0, 1.0)))
+        self._gripper_goal = self._description.gripper.metres(min(max(float(delta[6]), 0.0), 1.0))
         position = self._target.position + _shortened(self._inside(translation), limits.translation)
         target = Pose(position, rotated(rotation, self._target.quaternion))
         if not self._kinematics.inverse(target, self._goal).converged:
@@ -144,7 +144,7 @@ class CartesianController:
         if seconds > 0.0:
             self._limiter.step(self._goal, seconds)
             reach = self._description.gripper.velocity * seconds
-            self._gripper += float(np.clip(self._gripper_goal - self._gripper, -reach, reach))
+            self._gripper += min(max(self._gripper_goal - self._gripper, -reach), reach)
         return JointTarget(self._limiter.position.copy(), self._gripper)
 
     def _follow(self, now: float) -> None:
@@ -163,7 +163,7 @@ class CartesianController:
         return self._segment.at(self._fraction(self._segment, now))
 
     def _fraction(self, segment: _Segment, now: float) -> float:
-        return float(np.clip((now - segment.start_time) / self._interpolation_seconds, 0.0, 1.0))
+        return min(max((now - segment.start_time) / self._interpolation_seconds, 0.0), 1.0)
 
     def _inside(self, translation: FloatArray) -> FloatArray:
         """Return the translation that ends in the workspace box, or on its wall."""

@@ -6,11 +6,12 @@ with Jacobian transpose, pseudoinverse and damped least squares methods"), start
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from .description import FloatArray, RobotDescription
 from .model import END_EFFECTOR_SITE, arm_spec
@@ -75,7 +76,7 @@ class ArmKinematics:
         A pose out of reach is not an error: look at ``converged`` of the result.
         """
         limits = self._description
-        joints = np.clip(start_joints, limits.lower, limits.upper)
+        joints = clipped(start_joints, limits.lower, limits.upper)
         goal = pose.quaternion[[3, 0, 1, 2]]
         for iteration in range(_MAX_ITERATIONS):
             self._place(joints)
@@ -85,7 +86,7 @@ class ArmKinematics:
                 break
             step = self._step(error)
             step *= min(1.0, _MAX_JOINT_STEP / max(float(np.abs(step).max()), 1e-12))
-            joints = np.clip(joints + step, limits.lower, limits.upper)
+            joints = clipped(joints + step, limits.lower, limits.upper)
         return result
 
     def _place(self, joints: FloatArray) -> None:
@@ -116,12 +117,54 @@ def _norm(vector: FloatArray) -> float:
     return float(np.sqrt(vector @ vector))
 
 
+def clipped(values: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:
+    """Return ``values`` within [low, high]; for a few numbers much faster than ``np.clip``."""
+    return np.minimum(np.maximum(values, low), high)
+
+
+# Scalar operations: arrays and scipy's Rotation would take twenty times as long, and there are many a step.
+_Quaternion = tuple[float, float, float, float]  # xyzw
+_SMALL_ANGLE = 1e-3  # rad, below it series keep all digits
+
+
 def rotated(rotation_vector: FloatArray, quaternion: FloatArray) -> FloatArray:
     """Return the quaternion xyzw after a further rotation vector (rad, base frame): exp(r) R."""
-    turned = Rotation.from_rotvec(rotation_vector) * Rotation.from_quat(quaternion)
-    return np.asarray(turned.as_quat(canonical=True))
+    x, y, z = rotation_vector.tolist()
+    angle = math.sqrt(x * x + y * y + z * z)
+    square = angle * angle
+    small = angle <= _SMALL_ANGLE
+    scale = 0.5 - square / 48.0 + square * square / 3840.0 if small else math.sin(angle / 2.0) / angle
+    turn = (scale * x, scale * y, scale * z, math.cos(angle / 2.0))
+    return np.array(_canonical(_unit(_product(turn, _unit(quaternion.tolist())))))
 
 
 def rotation_between(start: FloatArray, end: FloatArray) -> FloatArray:
     """Return the rotation vector (rad, base frame) that turns ``start`` into ``end``, both xyzw."""
-    return np.asarray((Rotation.from_quat(end) * Rotation.from_quat(start).inv()).as_rotvec())
+    x, y, z, w = _unit(start.tolist())
+    x, y, z, w = _canonical(_unit(_product(_unit(end.tolist()), (-x, -y, -z, w))))
+    angle = 2.0 * math.atan2(math.sqrt(x * x + y * y + z * z), w)
+    square = angle * angle
+    small = angle <= _SMALL_ANGLE
+    scale = 2.0 + square / 12.0 + 7.0 * square * square / 2880.0 if small else angle / math.sin(angle / 2.0)
+    return np.array([scale * x, scale * y, scale * z])
+
+
+def _unit(quaternion: Sequence[float]) -> _Quaternion:
+    x, y, z, w = quaternion
+    length = math.sqrt(x * x + y * y + z * z + w * w)
+    return x / length, y / length, z / length, w / length
+
+
+def _product(a: _Quaternion, b: _Quaternion) -> _Quaternion:
+    return (
+        a[3] * b[0] + b[3] * a[0] + (a[1] * b[2] - a[2] * b[1]),
+        a[3] * b[1] + b[3] * a[1] + (a[2] * b[0] - a[0] * b[2]),
+        a[3] * b[2] + b[3] * a[2] + (a[0] * b[1] - a[1] * b[0]),
+        a[3] * b[3] - a[0] * b[0] - a[1] * b[1] - a[2] * b[2],
+    )
+
+
+def _canonical(quaternion: _Quaternion) -> _Quaternion:
+    """Choose of q and -q, the same rotation, the one with w > 0 (or else the first other part positive)."""
+    x, y, z, w = quaternion
+    return quaternion if (w, x, y, z) >= (0.0, 0.0, 0.0, 0.0) else (-x, -y, -z, -w)
