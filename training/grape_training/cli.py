@@ -13,7 +13,16 @@ from collections.abc import Callable
 
 import typer
 
-from grape_training import cli_bench, cli_checkpoint, cli_data, cli_policy, cli_run, cli_sft, cli_train
+from grape_training import (
+    cli_bench,
+    cli_checkpoint,
+    cli_data,
+    cli_policy,
+    cli_run,
+    cli_score,
+    cli_sft,
+    cli_train,
+)
 from grape_training.errors import UserError
 
 INTERRUPTED = 130
@@ -28,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (cli_run, cli_data, cli_sft, cli_train, cli_policy, cli_checkpoint, cli_bench):
+for module in (cli_run, cli_data, cli_score, cli_sft, cli_train, cli_policy, cli_checkpoint, cli_bench):
     module.add_commands(app)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from grape_training import cli_bench_preference
 from grape_training.cli_common import DEFAULT_POLICY, JsonOption, print_json
 
 bench = typer.Typer(help="Measure speed.", no_args_is_help=True)
@@ -14,6 +15,7 @@ bench = typer.Typer(help="Measure speed.", no_args_is_help=True)
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
+    cli_bench_preference.add_commands(bench)
     app.add_typer(bench, name="bench")
 
 

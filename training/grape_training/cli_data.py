@@ -1,4 +1,4 @@
-"""``grape collect | score | demos | report | export | constraints``: episodes and what is made of them."""
+"""``grape collect | report | export``: episodes and what is made of them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,12 @@ from grape_training.cli_common import (
     split_tasks,
 )
 
-constraints = typer.Typer(help="Stage constraints of a task.", no_args_is_help=True)
-
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     app.command()(collect)
-    app.command()(score)
     app.command()(report)
     app.command()(export)
-    app.add_typer(constraints, name="constraints")
 
 
 def collect(
@@ -73,36 +69,6 @@ def collect(
         typer.echo(f"{episodes} episodes, {successes} successful, in {place}")
 
 
-def score(
-    episodes: Annotated[Path, typer.Argument(help="Folder of episodes.")] = DEFAULT_EPISODES,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the results; default: the episodes'.")
-    ] = None,
-    preset: Annotated[str, typer.Option(help="Reward weights: balanced, paper or paper-code.")] = "balanced",
-    top: Annotated[int, typer.Option(min=1, help="Pair the best so many with the worst so many.")] = 1,
-    workers: WorkersOption = 2,
-    json: JsonOption = False,
-) -> None:
-    """Score episodes against their task's stage constraints and pair the best with the worst."""
-    from grape_preference.folder import score_folder
-
-    result = score_folder(episodes, output, workers, preset=preset, top=top)
-    summary = {
-        "episodes": len(result.scores),
-        "scored": result.scored,
-        "pairs": len(result.pairs),
-        "scores": str(result.scores_path),
-        "pairs_table": str(result.pairs_path),
-    }
-    if json:
-        print_json(summary)
-    else:
-        typer.echo(
-            f"{result.scored} of {len(result.scores)} episodes scored, {len(result.pairs)} pairs: "
-            f"{result.pairs_path}"
-        )
-
-
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/demo.")] = Path("runs/demo"),
     json: JsonOption = False,
@@ -130,19 +96,3 @@ def export(
         print_json({"episodes": count, "folder": str(output)})
     else:
         typer.echo(f"{count} episodes in {output}")
-
-
-@constraints.command()
-def check(
-    files: Annotated[list[Path], typer.Argument(help="Stage files (YAML).")],
-    json: JsonOption = False,
-) -> None:
-    """Check stage files: schema, expressions, names and units."""
-    from grape_preference.constraints import check_file
-
-    plans = [check_file(path) for path in files]
-    if json:
-        print_json([{"file": str(f), "stages": len(p.stages)} for f, p in zip(files, plans, strict=True)])
-    else:
-        for path, plan in zip(files, plans, strict=True):
-            typer.echo(f"{path}: {len(plan.stages)} stages, fine")

@@ -174,11 +174,14 @@ def save_scores(scores: Sequence[Score], path: Path | str, preset: str = DEFAULT
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rewards = folder_rewards(scores, preset)
-    rows = [{**score.to_json(), "gcpg": rewards[score.episode_id]} for score in scores]
-    document = {"version": 1, "preset": preset, "episodes": rows}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(document, allow_nan=False, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    rows = [
+        json.dumps({**score.to_json(), "gcpg": rewards[score.episode_id]}, allow_nan=False)
+        for score in scores
+    ]
+    head = json.dumps({"version": 1, "preset": preset})[:-1]
+    unfinished = path.with_suffix(".partial")
+    unfinished.write_text(f'{head}, "episodes": [\n' + ",\n".join(rows) + "\n]}\n", encoding="utf-8")
+    os.replace(unfinished, path)
     return path
 
 
@@ -187,6 +190,14 @@ def load_scores(path: Path | str) -> list[Score]:
     try:
         document: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
         return [Score.from_json(row) for row in document["episodes"]]
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a file of scores ({error}); write it with grape score") from None
+
+
+def load_preset(path: Path | str) -> str:
+    """Return the preset that the rewards in ``scores.json`` are of; raise ValueError when it is not one."""
+    try:
+        return str(json.loads(Path(path).read_text(encoding="utf-8"))["preset"])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a file of scores ({error}); write it with grape score") from None
 

@@ -1,0 +1,114 @@
+"""The rollouts that the benchmarks of keypoints, scores and judge look at: made once, kept with their truth.
+
+Scripted actors give good, noisy and failed behaviour on purpose; the policy's own rollouts are what a score
+has to cope with. Scripted in-domain rollouts all run for the same number of steps, because rollouts that end
+at success would let the length alone tell success from failure; the policy's end as collected ones do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from grape_sim.environment import SimEnvironment
+from grape_sim.suite import load_suite
+from tqdm import tqdm
+
+from grape_training.policies import VlaActor, cell_seed, load_vla
+from grape_training.truth import (
+    Actor,
+    EarlyRelease,
+    PolicyActor,
+    Rollout,
+    expert,
+    load_rollout,
+    other_object,
+    roll_out,
+    save_rollout,
+)
+
+IN_DOMAIN = "in_domain"
+SCRIPTED_STEPS, TEMPERATURE = 40, 0.7
+POLICY = "policy"
+NOISE = {"expert": 0.0, "noisy": 0.01, "wild": 0.02, "other": 0.0, "early": 0.0}  # m per step
+# What is run in the suites beside the in-domain one, where keypoints are at stake.
+OTHER_KINDS = ("expert", "wild")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One rollout: where it starts, who acts (a key of NOISE, or POLICY), and which repetition."""
+
+    suite: str
+    state: str
+    kind: str
+    number: int = 0
+
+    @property
+    def name(self) -> str:
+        """The episode's id."""
+        return f"{self.state.replace('/', '-').replace('.', '-')}-{self.kind}-{self.number}"
+
+
+def in_domain(scripted_states: int, policy_states: int, rollouts: int) -> list[Wanted]:
+    """Return all scripted kinds on ``scripted_states`` per task, and the policy's on ``policy_states``."""
+    suite = load_suite(IN_DOMAIN)
+    scripted = suite.state_ids("eval", scripted_states) if scripted_states else []
+    sampled = suite.state_ids("eval", policy_states) if policy_states else []
+    wanted = [Wanted(IN_DOMAIN, state, kind) for state in scripted for kind in NOISE]
+    return wanted + [
+        Wanted(IN_DOMAIN, state, POLICY, number) for state in sampled for number in range(rollouts)
+    ]
+
+
+def other_suites(names: Sequence[str], episodes: int) -> list[Wanted]:
+    """Return at least ``episodes`` rollouts of every suite but the in-domain one, spread over its cells."""
+    wanted = []
+    for name in names:
+        suite = load_suite(name)
+        per_cell = -(-episodes // (len(suite.cells) * len(OTHER_KINDS)))
+        wanted += [
+            Wanted(name, state, kind) for state in suite.state_ids("eval", per_cell) for kind in OTHER_KINDS
+        ]
+    return wanted
+
+
+def make(root: Path, wanted: Sequence[Wanted], policy: str, progress: bool = True) -> None:
+    """Run what is not below ``root`` yet; ``policy`` is a checkpoint."""
+    missing = [item for item in wanted if not (root / "episodes" / item.name).exists()]
+    environment, open_suite = None, ""
+    for item in tqdm(missing, desc="rollouts", unit="ep", disable=not (progress and missing)):
+        if environment is None or open_suite != item.suite:
+            if environment is not None:
+                environment.close()
+            environment, open_suite = SimEnvironment(suite=item.suite, depth=True), item.suite
+        save_rollout(root, item.name, _run(environment, item, policy))
+    if environment is not None:
+        environment.close()
+
+
+def load(root: Path, wanted: Sequence[Wanted], progress: bool = True) -> Iterator[tuple[Wanted, Rollout]]:
+    """Yield every rollout of ``wanted`` from disk."""
+    for item in tqdm(wanted, desc="episodes", unit="ep", disable=not progress):
+        yield item, load_rollout(root, item.name)
+
+
+def _run(environment: SimEnvironment, item: Wanted, policy: str) -> Rollout:
+    seed = cell_seed(item.number, f"{item.state} {item.kind}") % 2**31
+    max_steps = load_suite(item.suite).max_steps
+    if item.kind == POLICY:
+        environment.reset_scene(item.state)  # says what the instruction is
+        actor = PolicyActor(VlaActor(load_vla(policy), environment.instruction, TEMPERATURE, seed))
+        return roll_out(environment, item.state, 0.0, seed, max_steps, actor)
+    fixed = item.suite == IN_DOMAIN
+    actors: dict[str, Actor] = {"other": other_object, "early": EarlyRelease()}
+    return roll_out(
+        environment,
+        item.state,
+        NOISE[item.kind],
+        seed,
+        SCRIPTED_STEPS if fixed else max_steps,
+        actors.get(item.kind, expert),
+        stop_at_success=not fixed,
+    )
