@@ -76,3 +76,40 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"chosen": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="not a table of pairs"):
         load_pairs(tmp_path / "other.parquet")
+
+
+def at(name: str, state: int, r_ext: float, x: float, task: str = "carrot_on_plate", **changes):
+    place = {"carrot": (x, 0.0, 0.01), "plate": (0.3, 0.2, 0.0)}
+    fields = {"task": task, "initial_state_id": f"{task}/train/{state:04d}", "start": place, **changes}
+    return make_score(name, -0.3, r_ext, False, **fields)
+
+
+NEAR = [at("a", 1, 0.9, 0.30), at("b", 2, 0.2, 0.31), at("c", 3, 0.1, 0.50)]
+
+
+def test_other_initial_states_are_never_paired_unless_asked_for() -> None:
+    assert make_pairs(NEAR) == []
+    (pair,) = make_pairs(NEAR, "paper-code", fallback_distance=0.02)
+    assert (pair.chosen, pair.rejected) == ("a", "b")
+    assert pair.initial_state_id == "carrot_on_plate/train/0001"
+    assert pair.rejected_initial_state_id == "carrot_on_plate/train/0002"
+    assert pair.initial_state_distance == pytest.approx(0.01)
+    assert make_pairs(NEAR, fallback_distance=0.005) == []
+
+
+def test_the_fallback_joins_the_nearest_of_one_task_and_leaves_paired_states_alone() -> None:
+    paired = [at("d", 4, 0.9, 0.302), at("e", 4, 0.1, 0.302)]
+    strange = [at("f", 5, 0.5, 0.305, task="carrot_on_towel"), at("g", 6, 0.4, 0.30, start={})]
+    pairs = make_pairs([*NEAR, *paired, *strange], "paper-code", balance=False, fallback_distance=1.0)
+    assert names(pairs) == [("a", "b"), ("d", "e")]
+    assert [pair.initial_state_distance for pair in pairs] == pytest.approx([0.01, 0.0])
+
+
+def test_the_table_says_how_it_was_made_and_old_tables_are_read(tmp_path: Path) -> None:
+    pairs = make_pairs(GROUP)
+    path = save_pairs(pairs, tmp_path / "pairs.parquet", {"preset": "balanced", "top": 1})
+    table = pq.read_table(path)
+    assert table.schema.metadata[b"grape"] == b'{"preset": "balanced", "top": 1}'
+    old = table.drop_columns(["rejected_initial_state_id", "initial_state_distance"])
+    pq.write_table(old, tmp_path / "old.parquet")
+    assert load_pairs(tmp_path / "old.parquet") == pairs

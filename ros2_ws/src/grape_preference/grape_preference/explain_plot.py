@@ -63,12 +63,14 @@ def _title(score: Score) -> str:
 
 
 def _frames(score: Score, last: int) -> list[int]:
-    """Return at most PICTURES frames: first, last, and evenly chosen ends of stages between them."""
-    between = sorted({stage.end for stage in score.stages if stage.end is not None} - {0, last})
-    chosen = [
-        between[i] for i in np.linspace(0, len(between) - 1, PICTURES - 2).round().astype(int) if between
-    ]
-    return sorted({0, *chosen, last})
+    """Return at most PICTURES frames: first, last, ends of stages between, else evenly spaced ones."""
+    ends = sorted({stage.end for stage in score.stages if stage.end is not None} - {0, last})
+    even = np.linspace(0, last, PICTURES).round().astype(int)
+    chosen = {0, last, *ends[: PICTURES - 2]}
+    for frame in even.tolist():
+        if len(chosen) < PICTURES:
+            chosen.add(frame)
+    return sorted(chosen)
 
 
 def _image(axes: Axes, episode: Episode, tracks: KeypointTracks | None, t: int) -> None:
