@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ def action(module_start: Any, ros_environment: dict[str, str]) -> Iterator[Any]:
     from grape_msgs.action import ScoreEpisodes
     from rclpy.action import ActionClient
 
-    module_start(NODE, workers=1)
+    module_start(NODE, workers=1, objective="safety")
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("scoring_client", context=context)
@@ -65,6 +66,8 @@ def test_a_folder_is_scored_with_feedback(action: Any, root: Path, tmp_path: Pat
     assert (result.scored, result.refused, result.pairs) == (0, 3, 0)
     assert result.path == str(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.parquet", "scores.json"]
+    rows = json.loads((tmp_path / "scores.json").read_text())["episodes"]
+    assert {row["objective"] for row in rows} == {"safety"}
     assert [(f.done, f.total, f.episode_id) for f in feedback] == [(1, 3, "a"), (2, 3, "b"), (3, 3, "c")]
     assert {f.verdict for f in feedback} == {"missing_keypoints"}
     assert all(math.isnan(f.score) for f in feedback)
@@ -82,6 +85,10 @@ def test_a_bad_goal_gives_one_clear_message(action: Any, tmp_path: Path) -> None
         result = wait(handle.get_result_async()).result
         assert not result.success
         assert message in result.message
+
+
+def test_a_wrong_parameter_is_one_line(start: Any) -> None:
+    assert start(NODE, judge="me").wait(timeout=60) == 1
 
 
 def test_the_node_ends_cleanly(action: Any, module_start: Any) -> None:

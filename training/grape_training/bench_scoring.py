@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,9 @@ def measure_scoring(root: Path, wanted: Sequence[Wanted], sizes: Sequence[int]) 
     seconds: dict[str, float] = defaultdict(float)
     cases, kept = [], []
     for item in wanted:
-        episode = _timed(seconds, "read", lambda item=item: read_episode(root / "episodes" / item.name))
-        tracks = _timed(seconds, "keypoints", lambda episode=episode: track(episode))
-        score = _timed(seconds, "score", lambda e=episode, t=tracks: score_episode(e, t))
+        episode = _timed(seconds, "read", partial(read_episode, root / "episodes" / item.name))
+        tracks = _timed(seconds, "keypoints", partial(track, episode))
+        score = _timed(seconds, "score", partial(score_episode, episode, tracks))
         truth = Rollout(episode, load_truth(root, item.name))
         cases.append(Case(item, score, episode.manifest.success, expert_rank(truth)))
         if score.verdict == "ok" and tracks is not None:
@@ -82,9 +83,9 @@ def quality(cases: Sequence[Case]) -> dict[str, Any]:
 
 def area_under_curve(cases: Iterable[Case], value: Callable[[Case], float]) -> float | None:
     """Return the chance that a true success has a higher value than a failure (ties count half)."""
-    wins, losses = [], []
-    for case in cases:
-        (wins if case.success else losses).append(value(case))
+    cases = list(cases)
+    wins = [value(case) for case in cases if case.success]
+    losses = [value(case) for case in cases if not case.success]
     if not wins or not losses:
         return None
     a, b = np.array(wins)[:, None], np.array(losses)[None, :]

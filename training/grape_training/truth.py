@@ -98,7 +98,7 @@ def roll_out(
     """
     rng = np.random.default_rng(seed)
     observations = [environment.reset(initial_state_id)]
-    poses, actions = [environment.privileged()], []
+    poses, actions = [environment.privileged()], list[np.ndarray]()
     outcome = ""
     while len(actions) < max_steps and not (stop_at_success and environment.success_now):
         action = actor(environment, observations[-1])

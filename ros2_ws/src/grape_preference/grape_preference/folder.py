@@ -9,7 +9,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -157,14 +157,15 @@ def score_recorded(
     episode: Episode, options: ScoringOptions = DEFAULT_OPTIONS
 ) -> tuple[Score, KeypointTracks | None]:
     """Track and score an episode; return its score with the keypoints (None: there are none)."""
+    plan = None
     try:
         plan = options.plan(episode.manifest.task)
-    except ConstraintError as error:
-        return refused_score(episode, ScoringError("no_stages", str(error))), None
-    try:
         tracks = track(episode, plan.keypoints)
+    except ConstraintError as error:
+        refusal = ScoringError("no_stages", str(error))
+        return replace(refused_score(episode, refusal), objective=options.objective), None
     except ScoringError as error:
-        return refused_score(episode, error, plan), None
+        return replace(refused_score(episode, error, plan), objective=options.objective), None
     score = score_episode(episode, tracks, plan, objective=options.objective, judged_by=options.judge)
     return score, tracks
 

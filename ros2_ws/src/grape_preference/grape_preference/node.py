@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import rclpy
@@ -21,12 +21,29 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from grape_preference.folder import FolderScores, score_folder
+from grape_preference.judge import JUDGES, KEYPOINTS
+from grape_preference.objectives import DEFAULT_OBJECTIVE, OBJECTIVES
+from grape_preference.plans import ScoringOptions
 from grape_preference.rewards import DEFAULT_PRESET
 from grape_preference.scoring import Score
 
+
+@dataclass(frozen=True)
+class Parameter:
+    """One row of the table; ``bounds`` of an integer."""
+
+    name: str
+    default: int | str
+    description: str
+    bounds: tuple[int, int] | None = None
+
+
 # The one table of the node's parameters: name, default, bounds, meaning.
 PARAMETERS = (
-    SimpleNamespace(name="workers", default=2, minimum=1, maximum=64, description="Scoring processes."),
+    Parameter("workers", 2, "Scoring processes.", (1, 64)),
+    Parameter("top", 1, "Pair the best so many with the worst so many.", (1, 100)),
+    Parameter("objective", DEFAULT_OBJECTIVE, f"One of {', '.join(OBJECTIVES)}."),
+    Parameter("judge", KEYPOINTS, f"Who says whether an episode succeeded: one of {', '.join(JUDGES)}."),
 )
 POLL_SECONDS = 0.1
 
@@ -40,7 +57,9 @@ class PreferenceNode(Node):
 
     def __init__(self) -> None:
         super().__init__("preference")
-        self._workers = self._declare()
+        values = {parameter.name: self._declare(parameter) for parameter in PARAMETERS}
+        self._workers, self._top = int(values["workers"]), int(values["top"])
+        self._options = ScoringOptions(str(values["objective"]), str(values["judge"]))
         self._busy = threading.Lock()
         self._closing = threading.Event()
         name = contract.action_name("score_episodes")
@@ -58,13 +77,13 @@ class PreferenceNode(Node):
         """Let a running goal end at the next episode."""
         self._closing.set()
 
-    def _declare(self) -> int:
-        parameter = PARAMETERS[0]
-        bounds = IntegerRange(from_value=parameter.minimum, to_value=parameter.maximum)
-        descriptor = ParameterDescriptor(
-            description=parameter.description, integer_range=[bounds], read_only=True
-        )
-        return int(self.declare_parameter(parameter.name, parameter.default, descriptor).value)
+    def _declare(self, parameter: Parameter) -> int | str:
+        descriptor = ParameterDescriptor(description=parameter.description, read_only=True)
+        if parameter.bounds is not None:
+            lowest, highest = parameter.bounds
+            descriptor.integer_range = [IntegerRange(from_value=lowest, to_value=highest, step=1)]
+        value: int | str = self.declare_parameter(parameter.name, parameter.default, descriptor).value
+        return value
 
     def _accept(self, _: Any) -> GoalResponse:
         if not self._busy.acquire(blocking=False):
@@ -103,6 +122,8 @@ class PreferenceNode(Node):
             goal.output or None,
             goal.workers or self._workers,
             preset=goal.preset or DEFAULT_PRESET,
+            top=self._top,
+            options=self._options,
             progress=False,
             on_score=report,
         )
@@ -142,7 +163,7 @@ def main() -> int:
             executor.spin_once(timeout_sec=POLL_SECONDS)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (InvalidParameterException, InvalidParameterValueException) as error:
+    except (InvalidParameterException, InvalidParameterValueException, ValueError) as error:
         print(f"cannot start: {error}", file=sys.stderr, flush=True)
         return 1
     finally:
