@@ -65,16 +65,25 @@ def wire_schema(schema: Any) -> Any:
 
 
 def shorten(text: str, length: int = 200) -> str:
-    """Return ``text`` on one line of at most ``length`` printable characters."""
-    line = "".join(c if c.isprintable() else " " for c in text[: 4 * length])
-    line = " ".join(line.split())
-    return line if len(line) <= length else line[: length - 3] + "..."
+    """Return ``text`` as one line of at most ``length`` printable characters, cut in its middle if need be.
+
+    The end of an error message says what is wrong with the thing that its beginning repeats.
+    """
+    if len(text) > 8 * length:
+        text = text[: 4 * length] + text[-4 * length :]
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if len(line) <= length:
+        return line
+    tail = length // 2
+    return f"{line[: length - tail - 5]} ... {line[-tail:]}"
 
 
 def _document_in(text: str) -> str:
     fenced = _FENCED.search(text)
     if fenced:
         return fenced.group(1)
+    if text.lstrip().startswith("["):
+        return text
     first, last = text.find("{"), text.rfind("}")
     return text[first : last + 1] if 0 <= first < last else text
 

@@ -52,7 +52,7 @@ class LocalModel:
         options = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._processor = AutoProcessor.from_pretrained(folder, **options)
-            model = AutoModelForImageTextToText.from_pretrained(
+            model: Any = AutoModelForImageTextToText.from_pretrained(
                 folder, **options, use_safetensors=True, dtype=dtype or "auto"
             )
         except (OSError, ValueError, ImportError, KeyError) as error:
