@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from episode_factory import make_episode
@@ -80,6 +81,18 @@ def test_processes_and_catalogue_give_the_same_bytes(root: Path, tmp_path: Path)
     two = score_folder(root / "catalogue.sqlite", tmp_path / "two", workers=2, progress=False)
     assert one.scores_path.read_bytes() == two.scores_path.read_bytes()
     assert one.pairs_path.read_bytes() == two.pairs_path.read_bytes()
+
+
+def test_a_cluster_in_any_order_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    """A runner hands results back as they are done; here in the reverse order."""
+
+    def backwards(function: Any, folders: Any) -> Any:
+        return [(folder, function(folder)) for folder in reversed(folders)]
+
+    here = score_folder(root, tmp_path / "here", workers=1, progress=False)
+    there = score_folder(root, tmp_path / "there", run=backwards, progress=False)
+    assert here.scores_path.read_bytes() == there.scores_path.read_bytes()
+    assert here.pairs_path.read_bytes() == there.pairs_path.read_bytes()
 
 
 def test_stopping_in_the_middle_writes_nothing(root: Path, tmp_path: Path) -> None:
