@@ -92,11 +92,11 @@ def propose(
 def _find(
     item: Appearance, hsv: np.ndarray, free: np.ndarray, depth: np.ndarray, projector: Projector
 ) -> Candidate | None:
-    pixels = _object_pixels(_colour_mask(hsv, item.body) & free, item.size, depth, projector)
+    pixels = _object_pixels(colour_mask(hsv, item.body) & free, item.size, depth, projector)
     if pixels is None:
         return None
     if item.parts:
-        parts = _touching(_colour_mask(hsv, item.parts) & free, pixels)
+        parts = _touching(colour_mask(hsv, item.parts) & free, pixels)
         pixels = np.concatenate([pixels, parts])
     if item.parts:
         points = projector.points(pixels, depth)
@@ -114,7 +114,8 @@ def box_candidate(name: str, pixels: np.ndarray, depth: np.ndarray, projector: P
     return Candidate(name, ordered[cut], ordered[-1 - cut], pixels, area)
 
 
-def _colour_mask(hsv: np.ndarray, ranges: tuple[ColourRange, ...]) -> np.ndarray:
+def colour_mask(hsv: np.ndarray, ranges: tuple[ColourRange, ...]) -> np.ndarray:
+    """Return (H, W) uint8: 1 where the HSV image (OpenCV) lies in one of ``ranges``."""
     masks = [cv2.inRange(hsv, np.array(colour.lower), np.array(colour.upper)) for colour in ranges]
     return np.bitwise_or.reduce(np.array(masks, np.uint8)) & np.uint8(1)
 
