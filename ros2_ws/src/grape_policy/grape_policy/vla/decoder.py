@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from grape_policy.vla.config import ACTION_DIMENSIONS
 from grape_policy.vla.model import OpenVla
-from grape_policy.vla.single_row import SingleRowLayer
+from grape_policy.vla.single_row import SingleRowDecoder
 
 
 def _fuse(linears: Sequence[nn.Linear]) -> Tensor:
@@ -129,12 +129,15 @@ class ActionDecoder:
             _Layer(layer, (text.num_attention_heads, kv_heads), head_dim, text.rms_norm_eps)
             for layer in model.language_model.model.layers
         ]
-        single = all(SingleRowLayer.supports(layer) for layer in self.layers)
-        self.single = [SingleRowLayer(layer, text.rms_norm_eps) for layer in self.layers] if single else []
         self.rotated = text.num_attention_heads + kv_heads  # heads of queries and keys; values follow
         self.unrotated = kv_heads
         self.cos, self.sin = _rotation_table(
             head_dim, text.max_position_embeddings, text.rope_theta, self.norm.weight
+        )
+        self.table = cast(nn.Embedding, model.language_model.get_input_embeddings())
+        self.head = model.language_model.lm_head.weight.data
+        self.single = SingleRowDecoder.of(
+            self.layers, self.norm, self.table.weight.data, self.head, (self.cos, self.sin)
         )
 
     @torch.inference_mode()
@@ -156,17 +159,15 @@ class ActionDecoder:
             FloatingPointError: the model gave logits that are not finite.
         """
         lengths = [len(prompt) + self.model.config.patches for prompt in prompt_ids]
-        states = self._prefill(pixel_values, prompt_ids, max(lengths), steps)
-        ids, scores = [], []
-        for step in range(steps):
-            token, score = self._choose(states, temperature, generator)
-            ids.append(token)
-            scores.append(score)
-            if step + 1 < steps:
-                states = self._step(token, [length + step for length in lengths])
-        found = torch.stack(scores, dim=1)
-        _check_finite(found)
-        return torch.stack(ids, dim=1), found
+        logits = [self._logits(self._prefill(pixel_values, prompt_ids, max(lengths), steps))]
+        tokens = [self._choose(logits[0], temperature, generator)]
+        for step in range(steps - 1):
+            logits.append(self._step(tokens[-1], [length + step for length in lengths]))
+            tokens.append(self._choose(logits[-1], temperature, generator))
+        ids = torch.stack(tokens, dim=1)
+        scores = torch.stack(logits, dim=1).log_softmax(dim=-1).gather(2, ids[:, :, None])[:, :, 0]
+        _check_finite(scores)
+        return ids, scores
 
     def _prefill(
         self, pixel_values: Tensor, prompt_ids: Sequence[Sequence[int]], length: int, steps: int
@@ -188,25 +189,17 @@ class ActionDecoder:
         return x
 
     def _step(self, tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        """Feed one token per row (B,) at ``positions``; return the next states (B, 1, D)."""
-        first, table = positions[0], cast(nn.Embedding, self.model.language_model.get_input_embeddings())
-        if self.single and len(positions) == 1:
-            return self._single_step(table.weight[int(tokens)], first)
-        x = table(tokens)[:, None]
+        """Feed one token per row (B,) at ``positions``; return the next logits (B, V) float32."""
+        first = positions[0]
+        if self.single is not None and len(positions) == 1:
+            return torch.from_numpy(self.single(int(tokens), first))[None]
+        x = self.table(tokens)[:, None]
         same = all(position == first for position in positions)
         columns = slice(first, first + 1) if same else torch.tensor(positions, device=x.device)
         place = self._place(columns)
         for layer in self.layers:
             x = layer(x, place)
-        return x
-
-    def _single_step(self, x: Tensor, position: int) -> Tensor:
-        """Do what ``_step`` does for one row; ``x`` (D,) is its embedding."""
-        state = x.numpy().copy()
-        cos, sin = self.cos[position].numpy(), self.sin[position].numpy()
-        for layer in self.single:
-            layer(state, cos, sin, position)
-        return torch.from_numpy(state)[None, None]
+        return self._logits(x)
 
     def _place(self, columns: slice | Tensor) -> _Place:
         """Return the place of new tokens: the same ``columns`` for all rows, or one per row (B,)."""
@@ -222,22 +215,19 @@ class ActionDecoder:
         sin = torch.cat([sin.expand(-1, self.rotated, -1, -1), sin.new_zeros(shape)], dim=1)
         return _Place(cos, sin, columns, mask)
 
-    def _choose(
-        self, states: Tensor, temperature: float, generator: torch.Generator | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return one action token per row (B,) and its full-vocabulary log-probability (B,)."""
-        logits = F.linear(self.norm(states[:, 0]), self.model.language_model.lm_head.weight).float()
+    def _logits(self, states: Tensor) -> Tensor:
+        """Return full-vocabulary logits (B, V) float32 of states (B, 1, D)."""
+        return F.linear(self.norm(states[:, 0]), self.head).float()
+
+    def _choose(self, logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+        """Return one action token per row (B,) for ``logits`` (B, V)."""
         ids = self.model.config.action_ids
         actions = logits[:, ids.start : ids.stop]
-        if temperature > 0:
-            _check_finite(logits)
-            weights = torch.softmax(actions / temperature, dim=-1)
-            bins = torch.multinomial(weights, 1, generator=generator).squeeze(1)
-        else:
-            bins = actions.argmax(dim=-1)
-        tokens = bins + ids.start
-        scores = logits.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1)
-        return tokens, scores
+        if temperature == 0:
+            return actions.argmax(dim=-1) + ids.start
+        _check_finite(logits)
+        weights = torch.softmax(actions / temperature, dim=-1)
+        return torch.multinomial(weights, 1, generator=generator).squeeze(1) + ids.start
 
 
 def _check_finite(values: Tensor) -> None:
