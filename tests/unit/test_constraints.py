@@ -87,6 +87,14 @@ def test_grasped_needs_a_closed_gripper_at_the_object() -> None:
     assert not value("grasped(carrot)", far).any()
 
 
+def test_fallen_and_above() -> None:
+    tall = {"carrot": (0.03, 0.03, 0.1), "plate": (0.1, 0.1, 0.01)}
+    places = {"carrot": [[0.3, 0.0, 0.05], [0.3, 0.0, 0.015], [0.3, 0.4, 0.2]], "plate": [0.3, 0.4, 0.005]}
+    tracks = make_tracks([[0, 0, 0.3]] * 3, places, tall)
+    np.testing.assert_array_equal(value("fallen(carrot)", tracks), [False, True, False])
+    np.testing.assert_array_equal(value("above(carrot, plate)", tracks), [False, False, True])
+
+
 @pytest.mark.parametrize(
     ("z", "inside", "on_top"), [(0.02, True, True), (0.035, True, True), (0.06, False, False)]
 )

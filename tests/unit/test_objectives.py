@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grape_preference.constraints import ConstraintError, placing_plan, plan_for_task
+from grape_preference.constraints import ConstraintError, plan_for_task, template_plan
 from grape_preference.objectives import OBJECTIVES, apply_objective
 from grape_preference.plans import ScoringOptions
 from grape_preference.rewards import find_preset, gcpg
 from grape_preference.stage_scoring import external_reward, score_stages
+from grape_preference.task_table import TemplateTask
 from preference_factory import make_score, make_tracks
 
 PLAN = plan_for_task("carrot_on_plate")
@@ -87,7 +88,11 @@ def test_placing_needs_no_file() -> None:
     assert plan.keypoints == ("eggplant", "plate")
     assert [stage.name for stage in plan.stages] == ["reach", "grasp", "move", "place"]
     assert plan_for_task("green_cube_in_basket").keypoints == ("green_cube", "basket")
-    assert placing_plan("lid_to_pot", "lid", "pot").task == "lid_to_pot"
+    assert template_plan("lid_to_pot", TemplateTask("placed", "lid", "pot")).task == "lid_to_pot"
+    push = plan_for_task("push_green_cube_to_plate")
+    assert push.keypoints == ("green_cube", "plate")
+    assert "< 0.09 and" in push.success.text
+    assert plan_for_task("knock_over_carrot").success.text == "fallen(carrot)"
     for task in ("unicorn_on_plate", "carrot_near_plate", "_on_"):
         with pytest.raises(ConstraintError, match="no stages for task"):
             plan_for_task(task)
@@ -96,7 +101,7 @@ def test_placing_needs_no_file() -> None:
 @pytest.mark.parametrize("name", ["a: b", "x]\nend", "A", "", "x" * 41, "$source"])
 def test_the_template_takes_names_only(name: str) -> None:
     with pytest.raises(ConstraintError, match="is not a name"):
-        placing_plan("t", name, "plate")
+        template_plan("t", TemplateTask("placed", name, "plate"))
 
 
 def test_own_stage_files_come_first(tmp_path: Path) -> None:

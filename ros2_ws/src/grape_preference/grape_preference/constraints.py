@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -26,6 +26,7 @@ from grape_preference.appearance import appearances
 from grape_preference.expression_syntax import ConstraintError
 from grape_preference.expressions import Expression, parse_expression
 from grape_preference.language_functions import BOOLEAN, BUILT_IN_POINTS, FUNCTIONS, ONE, VARIABLES
+from grape_preference.task_table import TemplateTask, find_template
 
 KINDS = ("path", "sub_goal", "collision")
 MAX_FILE_BYTES, MAX_FILE_DEPTH = 64 * 1024, 12
@@ -39,10 +40,10 @@ __all__ = [
     "StagePlan",
     "check_expression",
     "check_file",
-    "placing_plan",
     "plan_for_task",
     "plan_from_document",
     "shipped_tasks",
+    "template_plan",
 ]
 
 
@@ -106,38 +107,33 @@ def shipped_tasks() -> list[str]:
 
 @cache
 def plan_for_task(task: str) -> StagePlan:
-    """Return the shipped stages of ``task``; raise ConstraintError when there are none.
-
-    A task called ``<source>_on_<target>`` or ``<source>_in_<target>`` over declared objects needs no file of
-    its own: the template for placing serves.
-    """
+    """Return the shipped stages of ``task``, from its own file or a template; ConstraintError if none."""
     if task in shipped_tasks():
         name = f"{task}.yaml"
         data = files("grape_preference").joinpath("stages", name).read_bytes()
         return plan_from_document(_load_yaml(data, name), name)
-    for match in re.finditer("_(?:on|in)_", task):
-        source, target = task[: match.start()], task[match.end() :]
-        if {source, target} <= appearances().keys():
-            return placing_plan(task, source, target)
+    found = find_template(task)
+    if found is not None:
+        return template_plan(task, found)
     raise ConstraintError(
-        f"no stages for task {task!r}; there are stages for {', '.join(shipped_tasks())} and for "
+        f"no stages for task {task!r}; there are stages for {', '.join(shipped_tasks())}, and for "
         "<source>_on_<target> or <source>_in_<target> with objects of appearance.yaml"
     )
 
 
-def placing_plan(task: str, source: str, target: str) -> StagePlan:
-    """Return the stages of bringing ``source`` onto or into ``target``, from the template ``placed.yaml``.
+def template_plan(task: str, filling: TemplateTask) -> StagePlan:
+    """Return the stages of ``task`` from a template, filled in with objects and distance.
 
     Raises:
         ConstraintError: a name is not one of the language (lower case, digits, underscores).
     """
-    text = files("grape_preference").joinpath("stages/templates/placed.yaml").read_text(encoding="utf-8")
-    for name in (task, source, target):
+    for name in (task, filling.kind, filling.source, filling.target):
         if not _NAME.fullmatch(name):
             raise ConstraintError(f"{name!r} is not a name of the form [a-z][a-z0-9_]*")
-    filled = Template(text).substitute(task=task, source=source, target=target)
-    where = f"placed.yaml for {task}"
-    return plan_from_document(_load_yaml(filled.encode(), where), where)
+    template = files("grape_preference").joinpath("stages", "templates", f"{filling.kind}.yaml")
+    text = Template(template.read_text(encoding="utf-8")).substitute(asdict(filling), task=task)
+    where = f"{filling.kind}.yaml for {task}"
+    return plan_from_document(_load_yaml(text.encode(), where), where)
 
 
 def plan_from_document(document: object, where: str) -> StagePlan:

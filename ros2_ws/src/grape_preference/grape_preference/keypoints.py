@@ -34,6 +34,7 @@ WHOLE, PART = 0.70, 0.15  # shares of an object's visible area: seen whole, seen
 CLEAR = 0.95  # share from which nothing hides the object
 REST_SLACK = 0.006  # m by which visible points may leave the box of an object at rest
 REST_HEIGHT = 0.02  # m; an object whose lowest visible point is lower stands on the table
+FALLEN_TOP = 0.75  # share of its height below which the top of an object says that it has fallen over
 FLOW_CONFIDENCE, CARRIED_CONFIDENCE = 0.5, 0.25
 FLOW_POINTS, MIN_FLOW_POINTS = 40, 5
 HOLD_REACH = 0.035  # m between the end effector and the surface of a held object's box
@@ -217,6 +218,10 @@ def _whole_size(found: Sequence[Candidate | None]) -> _Size | None:
 
 
 def _centre(candidate: Candidate, size: _Size) -> np.ndarray:
-    """Return the box centre (3,): the middle seen from above, and half the object's height below its top."""
-    middle = (candidate.lower + candidate.upper) / 2
-    return np.array([middle[0], middle[1], candidate.upper[2] - size.extent[2] / 2])
+    """Return the box centre (3,): the middle seen from above, and half the object's height below its top.
+
+    An object whose top is far below its height has fallen over: it lies on the table, as high as its top.
+    """
+    middle, top = (candidate.lower + candidate.upper) / 2, candidate.upper[2]
+    fallen = top < FALLEN_TOP * size.extent[2]
+    return np.array([middle[0], middle[1], top / 2 if fallen else top - size.extent[2] / 2])

@@ -16,6 +16,7 @@ from grape_preference.tracks import KeypointTracks
 GRASP_REACH = 0.03  # m, from the end effector to the surface of a grasped object's box
 GRASP_CLOSED = 0.85  # share of the opening below which the gripper counts as closed on something
 REST_TOLERANCE = 0.02  # m, vertical slack of inside() and on_top_of()
+FALLEN = 0.4  # share of an object's height below which its centre says that it has fallen over
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -197,6 +198,10 @@ def _on_top_of(_: Context, a: Point, b: Point) -> np.ndarray:
     return _above_footprint(a, b) & (np.abs(gap) <= REST_TOLERANCE)
 
 
+def _fallen(_: Context, a: Point) -> np.ndarray:
+    return a.positions[:, 2] < FALLEN * a.extent[2]
+
+
 def _minimum(_: Context, *values: np.ndarray) -> np.ndarray:
     return np.minimum.reduce(np.broadcast_arrays(*values))
 
@@ -285,6 +290,13 @@ _TABLE = (
         BOOLEAN,
         f"a's centre is over b's footprint and a's bottom within {REST_TOLERANCE * 100:g} cm of b's top.",
         _on_top_of,
+    ),
+    Function(
+        "fallen",
+        _A,
+        BOOLEAN,
+        f"a's centre is lower than {FALLEN:g} of the height that a had when it was first seen whole.",
+        _fallen,
     ),
     Function("abs", (("x", SAME),), SAME, "Absolute value.", lambda _, x: np.abs(x)),
     Function(
