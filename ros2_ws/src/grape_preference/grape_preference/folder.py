@@ -23,6 +23,7 @@ from grape_episodes.types import Episode, EpisodeError
 from tqdm import tqdm
 
 from grape_preference.constraints import ConstraintError
+from grape_preference.judge import VisualJudge
 from grape_preference.keypoints import track
 from grape_preference.pairs import Pair, make_pairs, save_pairs
 from grape_preference.plans import ScoringOptions
@@ -65,6 +66,7 @@ def score_folder(
     fallback_distance: float | None = None,
     options: ScoringOptions = DEFAULT_OPTIONS,
     run: Runner | None = None,
+    visual: VisualJudge | None = None,
     progress: bool = True,
     on_score: Callable[[int, int, Score], None] | None = None,
 ) -> FolderScores:
@@ -80,6 +82,7 @@ def score_folder(
         fallback_distance: see ``pairs.make_pairs``; off when None.
         options: how each episode is scored.
         run: runs the work elsewhere, e.g. on a cluster, in any order; the result is the same.
+        visual: asked for a second opinion by the judge "keypoints"; everything then runs in this process.
         progress: show a progress bar.
         on_score: called after each episode with (done, total, score); what it raises ends the scoring.
 
@@ -93,7 +96,8 @@ def score_folder(
     output = Path(output) if output is not None else source if source.is_dir() else source.parent
     scores: list[Score] = []
     with tqdm(total=len(folders), desc="scores", unit="ep", disable=not progress) as bar:
-        for score in _score_all(folders, workers, options, run):
+        function = partial(score_path, options=options, visual=visual)
+        for score in _results(function, folders, workers if visual is None else 1, run):
             scores.append(score)
             bar.update()
             if on_score is not None:
@@ -106,12 +110,12 @@ def score_folder(
     return FolderScores(scores, pairs, save_scores(scores, output / SCORES_NAME, preset), pairs_path)
 
 
-def _score_all(
-    folders: Sequence[Path], workers: int, options: ScoringOptions, run: Runner | None
+def _results(
+    function: Callable[[Path], Score], folders: Sequence[Path], workers: int, run: Runner | None
 ) -> Iterator[Score]:
     if run is None:
-        return score_paths(folders, workers, options)
-    return (score for _, score in run(partial(score_path, options=options), folders))
+        return score_paths(folders, workers, function)
+    return (score for _, score in run(function, folders))
 
 
 def episode_folders(source: Path) -> list[Path]:
@@ -128,12 +132,9 @@ def episode_folders(source: Path) -> list[Path]:
     return finished
 
 
-def score_paths(
-    folders: Sequence[Path], workers: int, options: ScoringOptions = DEFAULT_OPTIONS
-) -> Iterator[Score]:
-    """Yield the score of every episode folder, in the given order, from ``workers`` processes."""
+def score_paths(folders: Sequence[Path], workers: int, function: Callable[[Path], Score]) -> Iterator[Score]:
+    """Yield ``function`` of every episode folder, in the given order, from ``workers`` processes."""
     workers = min(workers, len(folders) // EPISODES_PER_WORKER)
-    function = partial(score_path, options=options)
     if workers <= 1:
         yield from map(function, folders)
         return
@@ -144,17 +145,19 @@ def score_paths(
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def score_path(folder: Path, options: ScoringOptions = DEFAULT_OPTIONS) -> Score:
+def score_path(
+    folder: Path, options: ScoringOptions = DEFAULT_OPTIONS, visual: VisualJudge | None = None
+) -> Score:
     """Read, track and score one episode; what cannot be scored gets a verdict that says why."""
     try:
         episode = read_episode(folder)
     except EpisodeError as error:
         return unreadable_score(folder.name, str(error))
-    return score_recorded(episode, options)[0]
+    return score_recorded(episode, options, visual)[0]
 
 
 def score_recorded(
-    episode: Episode, options: ScoringOptions = DEFAULT_OPTIONS
+    episode: Episode, options: ScoringOptions = DEFAULT_OPTIONS, visual: VisualJudge | None = None
 ) -> tuple[Score, KeypointTracks | None]:
     """Track and score an episode; return its score with the keypoints (None: there are none)."""
     plan = None
@@ -166,8 +169,8 @@ def score_recorded(
         return replace(refused_score(episode, refusal), objective=options.objective), None
     except ScoringError as error:
         return replace(refused_score(episode, error, plan), objective=options.objective), None
-    score = score_episode(episode, tracks, plan, objective=options.objective, judged_by=options.judge)
-    return score, tracks
+    how = {"objective": options.objective, "judged_by": options.judge}
+    return score_episode(episode, tracks, plan, **how, visual=visual), tracks
 
 
 def save_scores(scores: Sequence[Score], path: Path | str, preset: str = DEFAULT_PRESET) -> Path:
