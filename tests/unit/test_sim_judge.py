@@ -23,7 +23,7 @@ def env():
 def put(env: SimEnvironment, name: str, anchor: np.ndarray, offset, quaternion=FLAT) -> None:
     """Teleport an object, by hand and not by the robot."""
     set_object_pose(env._data, name, np.add(anchor, offset), quaternion)
-    mujoco.mj_forward(env._model, env._data)
+    mujoco.mj_forward(env.model, env._data)
 
 
 def place_of(env: SimEnvironment, name: str) -> np.ndarray:
@@ -87,7 +87,7 @@ def test_a_fast_source_is_no_success(env):
     put(env, "eggplant", place_of(env, "basket"), [0.0, 0.0, 0.0194])
     assert "not rested" in env.judge().message
     env._data.joint("eggplant").qvel[0] = 0.5
-    mujoco.mj_forward(env._model, env._data)
+    mujoco.mj_forward(env.model, env._data)
     assert "still moves" in env.judge().message
 
 

@@ -8,10 +8,12 @@ import mujoco
 import numpy as np
 import pytest
 from grape_episodes import contract
-from grape_sim.initial_state import SPLITS, make_id, occupied_half_extents, sample
+from grape_sim.initial_state import SPLITS, make_id, sample
+from grape_sim.layout import occupied_half_extents
 from grape_sim.random_scene import RandomSceneRenderer
 from grape_sim.rendering import OBJECT_IDS, CameraRenderer
 from grape_sim.scene import build_spec
+from grape_sim.suite import load_suite
 from grape_sim.tasks import TASKS
 
 LOW = itertools.product((0.24, 0.32, 0.39), (-0.12, 0.0, 0.13), (0.02,))
@@ -81,6 +83,7 @@ def test_the_same_name_gives_the_same_state_and_other_names_other_states():
 
 
 def test_no_two_objects_overlap_and_two_tasks_are_on_the_table():
+    objects = load_suite("in_domain").objects
     for index, task in itertools.product(range(60), TASKS):
         state = sample(make_id(task, "eval", index))
         names = {placement.name for placement in state.placements}
@@ -92,8 +95,8 @@ def test_no_two_objects_overlap_and_two_tasks_are_on_the_table():
         }
         for a, b in itertools.combinations(state.placements, 2):
             box_a, box_b = (
-                occupied_half_extents(a.name, a.yaw, False),
-                occupied_half_extents(b.name, b.yaw, False),
+                occupied_half_extents(objects[a.name], a.yaw),
+                occupied_half_extents(objects[b.name], b.yaw),
             )
             assert abs(a.x - b.x) > box_a[0] + box_b[0] or abs(a.y - b.y) > box_a[1] + box_b[1]
 

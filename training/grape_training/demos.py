@@ -108,7 +108,7 @@ def demonstrate(
     actions: list[NDArray[np.float64]] = []
     labels, left = Labels(), _AFTER_SUCCESS
     while len(actions) < options.max_steps and left:
-        labels.add(environment, (start.task, start.other_task))
+        labels.add(environment, start.shown_tasks)
         action = plan(environment.situation(start.task), start.task)
         action[:3] += rng.normal(0.0, noise, 3)
         observations.append(environment.step(action))

@@ -78,7 +78,7 @@ class _Rollout:
     def __init__(self, environment: SimEnvironment, state: str, options: RelabelOptions) -> None:
         self.environment, self._options = environment, options
         start = sample(state)
-        self._tasks = (start.task, start.other_task)
+        self._tasks = start.shown_tasks
         self.image = environment.reset(state).image
         self._images: list[NDArray[np.uint8]] = []
         self._labels = Labels()

@@ -8,7 +8,7 @@ setup(
     description="MuJoCo WidowX 250 with an RGB-D camera: tasks, expert and node.",
     license="Apache-2.0",
     packages=find_packages(exclude=["test"]),
-    package_data={"": ["*.yaml", "*.json", "*.html", "*.xml", "py.typed"]},
+    package_data={"": ["*.yaml", "*.json", "*.html", "*.xml", "suites/*.yaml", "py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/grape_sim"]),
         ("share/grape_sim", ["package.xml"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -17,12 +18,11 @@ from grape_policy.arm.description import load_description
 from grape_policy.arm.model import end_effector_pose
 
 from grape_sim.expert import Situation
-from grape_sim.initial_state import sample
+from grape_sim.initial_state import InitialState
 from grape_sim.judge import Judge, Record, Verdict
-from grape_sim.objects import OBJECTS
-from grape_sim.rendering import CameraRenderer
-from grape_sim.scene import object_pose, parking_position, set_object_pose, shared_model
-from grape_sim.tasks import Task, find_task
+from grape_sim.scene import object_pose
+from grape_sim.stage import Stage
+from grape_sim.suite import Cell, Suite, Task, load_suite
 
 TICK_SECONDS = 0.02
 SETTLE_TICKS = 5
@@ -67,21 +67,29 @@ class State:
 
 
 class SimEnvironment:
-    """One simulated robot at a table. Not thread-safe; close it when done."""
+    """One simulated robot at a table with the scenes of one suite. Not thread-safe; close it when done."""
 
-    def __init__(self, *, depth: bool = False) -> None:
-        self._model = shared_model()
-        self._data = mujoco.MjData(self._model)
-        self._description = load_description("wx250s")
+    def __init__(self, *, suite: str | Path | Suite = "in_domain", depth: bool = False) -> None:
+        """Prepare for initial states of ``suite``: a shipped name, a file, or a loaded one.
+
+        Raises:
+            SuiteError: there is no such suite, or its file is wrong.
+        """
+        self.suite = load_suite(suite)
+        self._robot = load_description("wx250s")
         interpolation = float(contract.document()["control"]["interpolation_seconds"])
-        self._controller = CartesianController(self._description, interpolation_seconds=interpolation)
-        self._joints = [self._model.joint(name).qposadr[0] for name in self._description.joints]
-        self._fingers = [self._model.joint(name).qposadr[0] for name in ("left_finger", "right_finger")]
-        self._substeps = round(TICK_SECONDS / self._model.opt.timestep)
+        self._controller = CartesianController(self._robot, interpolation_seconds=interpolation)
         self._ticks_per_step = round(contract.document()["control"]["period_seconds"] / TICK_SECONDS)
-        self._renderer: CameraRenderer | None = None
+        self._stages: dict[tuple[str, ...], Stage] = {}
+        self._stage = self._stage_of(next(iter(self.suite.cells.values())))
+        self._substeps = round(TICK_SECONDS / self.model.opt.timestep)
         self._depth = depth
-        self._id: str | None = None
+        self._start: InitialState | None = None
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The model of the present initial state's cell; do not change it."""
+        return self._stage.model
 
     def reset(self, initial_state_id: str, task: str | None = None) -> Observation:
         """Put everything where the named initial state says and let it settle.
@@ -96,27 +104,24 @@ class SimEnvironment:
 
     def reset_scene(self, initial_state_id: str, task: str | None = None) -> None:
         """Do what ``reset`` does, but render nothing."""
-        start = sample(initial_state_id)
-        chosen = start.task if task is None else find_task(task)
-        if chosen not in (start.task, start.other_task):
+        start = self.suite.sample(initial_state_id)
+        chosen = start.task if task is None else self.suite.find_task(task)
+        shown = [each.name for each in (start.task, start.other_task) if each is not None]
+        if chosen.name not in shown:
             raise ValueError(
-                f"{initial_state_id} shows the objects of {start.task.name} and {start.other_task.name}; "
+                f"{initial_state_id} shows the objects of {' and '.join(shown)}; "
                 f"choose one of these tasks instead of {chosen.name}"
             )
-        self._id, self._task = initial_state_id, chosen
-        mujoco.mj_resetData(self._model, self._data)
-        home, gripper = self._description.home, self._description.gripper.open
-        self._data.qpos[self._joints] = home
-        self._data.qpos[self._fingers] = [gripper, -gripper]
-        self._park_objects()
-        for placement in start.placements:
-            set_object_pose(self._data, placement.name, placement.position, placement.quaternion)
-        self._controller.reset(home, gripper)
-        self._judge = Judge(self._model, chosen)
+        self._start, self._task = start, chosen
+        cell = self.suite.cells[start.cell]
+        self._stage = self._stage_of(cell)
+        self._stage.put(start)
+        self._controller.reset(self._robot.home, self._robot.gripper.open)
+        self._judge = Judge(self._stage.reader, chosen, cell.collision)
         self._ticks = -SETTLE_TICKS
         for _ in range(SETTLE_TICKS):
             self._tick()
-        self._judge.record = Record()
+        self._judge.begin(self._data)
 
     def step(self, action: np.ndarray) -> Observation:
         """Carry out one action (7,) of 0.2 s and return what is seen afterwards.
@@ -140,8 +145,7 @@ class SimEnvironment:
     def measure(self) -> Measurement:
         """Return what the arm's encoders say, without rendering."""
         self._refresh()
-        joints = np.append(self._data.qpos[self._joints], self._opening())
-        return Measurement(joints, *end_effector_pose(self._model, self._data))
+        return self._measurement()
 
     def positions(self) -> np.ndarray:
         """Return a copy of MuJoCo's ``qpos``: all a renderer of the same model needs to draw this moment."""
@@ -150,12 +154,11 @@ class SimEnvironment:
     def observe(self) -> Observation:
         """Render the present state."""
         self._refresh()
-        if self._renderer is None:
-            self._renderer = CameraRenderer(self._model)
-        measured = self.measure()
+        measured = self._measurement()
+        renderer = self._stage.renderer
         return Observation(
-            image=self._renderer.colour(self._data),
-            depth=self._renderer.depth(self._data) if self._depth else None,
+            image=renderer.colour(self._data),
+            depth=renderer.depth(self._data) if self._depth else None,
             stamp_ns=round(self._ticks * TICK_SECONDS * 1e9),
             joint_positions=measured.joint_positions,
             end_effector_position=measured.end_effector_position,
@@ -181,52 +184,78 @@ class SimEnvironment:
 
     @property
     def instruction(self) -> str:
-        """The task's default wording."""
-        return self.task.instruction
+        """What the robot is told: the initial state's words, or another judged task's default wording."""
+        start = self._require_reset()
+        return start.instruction if self._task.name == start.task.name else self._task.instruction
 
     @property
     def initial_state_id(self) -> str:
         """The name of the initial state of the last reset."""
-        self._require_reset()
-        return str(self._id)
+        return self._require_reset().initial_state_id
+
+    @property
+    def cell(self) -> Cell:
+        """The cell of the suite that the initial state belongs to."""
+        return self.suite.cells[self._require_reset().cell]
 
     def privileged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return each object's position (3,) and quaternion xyzw (4,): for tests, expert and labels only."""
         self._refresh()
-        return {name: object_pose(self._data, name) for name in OBJECTS}
+        return {shape.name: object_pose(self._data, shape.name) for shape in self.cell.shapes}
 
     def situation(self, task: Task) -> Situation:
         """Return what the expert looks at for ``task``; privileged like the object poses."""
         self._refresh()
-        position, quaternion = end_effector_pose(self._model, self._data)
+        position, quaternion = end_effector_pose(self.model, self._data)
         source, target = object_pose(self._data, task.source)[0], object_pose(self._data, task.target)[0]
-        return Situation(position, quaternion, self._opening(), source, target)
+        names = self._require_reset().obstacles
+        return Situation(
+            position,
+            quaternion,
+            self._opening(),
+            source,
+            target,
+            source_up=float(self._data.body(task.source).xmat[8]),
+            obstacles=self._stage.obstacles(names),
+        )
 
     def get_state(self) -> State:
         """Return a copy of the whole state, to come back to with ``set_state``."""
-        self._require_reset()
+        start = self._require_reset()
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(mujoco.mj_stateSize(self._model, kind))
-        mujoco.mj_getState(self._model, self._data, physics, kind)
+        physics = np.empty(mujoco.mj_stateSize(self.model, kind))
+        mujoco.mj_getState(self.model, self._data, physics, kind)
         controller = copy.copy(self._controller)
-        return State(str(self._id), self._task, physics, controller, self._judge.record, self._ticks)
+        return State(start.initial_state_id, self._task, physics, controller, self._judge.record, self._ticks)
 
     def set_state(self, state: State) -> None:
         """Return to a saved state; what follows is bit-identical to what followed it then."""
+        if self._start is None or self._start.initial_state_id != state.initial_state_id:
+            self.reset_scene(state.initial_state_id)  # another model and another look, maybe
         kind = mujoco.mjtState.mjSTATE_INTEGRATION
-        self._id, self._task, self._ticks = state.initial_state_id, state.task, state.ticks
-        mujoco.mj_setState(self._model, self._data, state.physics, kind)
-        mujoco.mj_forward(self._model, self._data)  # contacts for the judge, poses for the camera
-        mujoco.mj_setState(self._model, self._data, state.physics, kind)
+        self._task, self._ticks = state.task, state.ticks
+        mujoco.mj_setState(self.model, self._data, state.physics, kind)
+        mujoco.mj_forward(self.model, self._data)  # contacts for the judge, poses for the camera
+        mujoco.mj_setState(self.model, self._data, state.physics, kind)
         self._controller = copy.copy(state.controller)
-        self._judge = Judge(self._model, state.task)
+        self._judge = Judge(self._stage.reader, state.task, self.cell.collision)
         self._judge.record = state.record
 
     def close(self) -> None:
-        """Free the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        """Free the renderers."""
+        for stage in self._stages.values():
+            stage.close()
+
+    @property
+    def _data(self) -> mujoco.MjData:
+        return self._stage.data
+
+    def _stage_of(self, cell: Cell) -> Stage:
+        """Return the scene of the cell; cells with the same objects that look the same share one."""
+        key = (cell.name if cell.visual else "", *(shape.name for shape in cell.shapes))
+        if key not in self._stages:
+            self._stages[key] = Stage(cell, self._robot)
+        return self._stages[key]
 
     def _tick(self) -> None:
         self._drive(self._controller.tick(self._ticks * TICK_SECONDS))
@@ -234,28 +263,29 @@ class SimEnvironment:
     def _drive(self, target: JointTarget) -> None:
         self._data.ctrl[:6] = target.joints
         self._data.ctrl[6] = target.gripper_m
-        mujoco.mj_step(self._model, self._data, self._substeps)
+        mujoco.mj_step(self.model, self._data, self._substeps)
         self._ticks += 1
 
     def _judge_tick(self) -> None:
         self._judge.observe(self._data, TICK_SECONDS)
         if self._ticks % self._ticks_per_step == 0:
-            self._judge.end_step()
+            self._judge.end_step(self._data)
 
     def _refresh(self) -> None:
         """Bring body, site and camera poses up to the joints after the last physics step."""
         self._require_reset()
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_camlight(self._model, self._data)
+        mujoco.mj_kinematics(self.model, self._data)
+        mujoco.mj_camlight(self.model, self._data)
+
+    def _measurement(self) -> Measurement:
+        joints = np.append(self._data.qpos[self._stage.joints], self._opening())
+        return Measurement(joints, *end_effector_pose(self.model, self._data))
 
     def _opening(self) -> float:
-        left, right = self._data.qpos[self._fingers]
+        left, right = self._data.qpos[self._stage.fingers]
         return float((left - right) / 2.0)
 
-    def _park_objects(self) -> None:
-        for index, name in enumerate(OBJECTS):
-            set_object_pose(self._data, name, parking_position(index), (0.0, 0.0, 0.0, 1.0))
-
-    def _require_reset(self) -> None:
-        if self._id is None:
+    def _require_reset(self) -> InitialState:
+        if self._start is None:
             raise RuntimeError("the environment has no state yet: call reset(initial_state_id) first")
+        return self._start

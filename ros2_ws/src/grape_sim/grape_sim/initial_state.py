@@ -1,158 +1,201 @@
-"""Named initial states: where every object starts, a pure function of ``<task>/<split>/<index>``."""
+"""Named initial states: a pure function of the name ``<cell>/<split>/<index>`` and of the suite."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from grape_sim.objects import OBJECTS
-from grape_sim.tasks import TASKS, Task, find_task
+from grape_sim.layout import Placement, place_objects
+from grape_sim.objects import ObjectShape
+from grape_sim.suite import SHIPPED, load_suite
+from grape_sim.suite_types import Cell, Suite, SuiteError, Task, Visual
 
-SPLITS = ("train", "collect", "eval")
-# Where object centres may lie on the table (m), and how far they may be turned (rad).
-X_RANGE = (0.23, 0.39)
-SOURCE_Y, TARGET_Y = 0.15, 0.13
-MAX_RADIUS = 0.41  # top-down reach ends near 0.45 m
-SOURCE_YAW, TARGET_YAW = math.radians(25.0), math.radians(10.0)
-GRIPPER_HALF = (0.018, 0.043)  # the open fingers around a grasp point, along x and y
-MARGIN = 0.006
-BASKET_SHADE = 0.015
-_ID = re.compile(r"(?P<task>[a-z_]+)/(?P<split>[a-z]+)/(?P<index>\d{4,9})")
-_TRIES_PER_OBJECT, _RESTARTS = 60, 400
+SPLITS = load_suite("in_domain").splits
+_ID = re.compile(
+    r"(?:(?P<suite>[a-z][a-z0-9_]*)\.)?(?P<cell>[a-z][a-z0-9_]*)/(?P<split>[a-z]+)/(?P<index>\d{4,9})"
+)
 
 
 @dataclass(frozen=True)
-class Placement:
-    """An object's place on the table: centre (m) and yaw (rad) in the base frame."""
+class StateId:
+    """The parts of an initial state's name."""
 
-    name: str
-    x: float
-    y: float
-    yaw: float
+    cell: str
+    split: str
+    index: int
 
-    @property
-    def position(self) -> np.ndarray:
-        """Position (3,) of the resting body in the base frame."""
-        return np.array([self.x, self.y, OBJECTS[self.name].rest_height])
 
-    @property
-    def quaternion(self) -> np.ndarray:
-        """Orientation xyzw (4,)."""
-        return np.asarray(Rotation.from_euler("z", self.yaw).as_quat())
+@dataclass(frozen=True)
+class Look:
+    """What one initial state looks like; None or zero leaves the scene as it is.
+
+    table: texture. ambient: brightness. diffuse: the directional light's colour. light_turn and camera_turn:
+    rotation vectors (rad, base frame). camera_shift: m, base frame.
+    """
+
+    table: str | None
+    ambient: float | None
+    diffuse: tuple[float, float, float] | None
+    light_turn: tuple[float, float, float]
+    camera_shift: tuple[float, float, float]
+    camera_turn: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class InitialState:
-    """One named start: the objects of ``task`` and those of ``other_task``, so that the words matter."""
+    """One named start. The objects of ``other_task`` stand there too, so that the words matter.
+
+    instruction: what the robot is told. other_instruction: words of another task, where possible about
+    objects that are there. obstacles: names of the objects that stand in the way.
+    """
 
     initial_state_id: str
+    suite: str
+    cell: str
+    split: str
+    index: int
     task: Task
-    other_task: Task
+    other_task: Task | None
+    instruction: str
+    other_instruction: str
     placements: tuple[Placement, ...]
+    obstacles: tuple[str, ...] = ()
+    look: Look | None = None
+
+    @property
+    def shown_tasks(self) -> tuple[Task, ...]:
+        """The tasks whose objects stand on the table, the asked one first."""
+        return (self.task,) if self.other_task is None else (self.task, self.other_task)
 
 
 def make_id(task: str, split: str, index: int) -> str:
-    """Return the name of an initial state, e.g. ``carrot_on_plate/train/0042``."""
+    """Return the name of an in-domain initial state, e.g. ``carrot_on_plate/train/0042``."""
     return f"{task}/{split}/{index:04d}"
 
 
-def sample(initial_state_id: str) -> InitialState:
+def find_suite(initial_state_id: str) -> Suite:
+    """Return the shipped suite that the name begins with, ``in_domain`` if with none.
+
+    Raises:
+        SuiteError: no shipped suite is called so.
+    """
+    name, dot, _ = initial_state_id.partition(".")
+    if not dot:
+        return load_suite("in_domain")
+    if name not in SHIPPED or name == "in_domain":
+        remedy = f"Give the suite's file, or a name of: {', '.join(SHIPPED)}"
+        raise SuiteError(f"initial state {initial_state_id!r}", "belongs to no shipped suite", remedy)
+    return load_suite(name)
+
+
+def parse_id(initial_state_id: str, suite: Suite) -> StateId:
+    """Return the parts of a name of ``suite``; raises ``SuiteError`` if it is not one."""
+    match = _ID.fullmatch(initial_state_id)
+    prefix = None if suite.plain_ids else suite.name
+    where = f"initial state {initial_state_id!r}"
+    if match is None or match["split"] not in suite.splits:
+        example = suite.state_id(next(iter(suite.cells)), suite.splits[0], 42)
+        shape = "<task>/<split>/<index>" if prefix is None else "<suite>.<cell>/<split>/<index>"
+        remedy = f"Write {shape}, e.g. {example}, with split one of {', '.join(suite.splits)}"
+        raise SuiteError(where, "is not a name", remedy)
+    if match["suite"] != prefix:
+        raise SuiteError(where, f"is not of suite {suite.name}", "Use the suite that the name begins with")
+    if match["cell"] not in suite.cells:
+        raise SuiteError(where, f"unknown task or cell {match['cell']!r}", f"Known: {', '.join(suite.cells)}")
+    return StateId(match["cell"], match["split"], int(match["index"]))
+
+
+def sample(initial_state_id: str, suite: Suite | None = None) -> InitialState:
     """Return the initial state of that name; the same name always gives the same state.
 
     Raises:
-        ValueError: the name is not ``<task>/<split>/<at least 4 digits>`` with a known task and split.
+        SuiteError: it is not a name of ``suite`` (default: of the shipped suite that it begins with).
     """
-    match = _ID.fullmatch(initial_state_id)
-    if match is None or match["split"] not in SPLITS:
-        raise ValueError(
-            f"initial state {initial_state_id!r}: write <task>/<split>/<index>, "
-            f"e.g. carrot_on_plate/train/0042, with split one of {', '.join(SPLITS)}"
-        )
-    task = find_task(match["task"])
-    digest = hashlib.sha256(initial_state_id.encode()).digest()
-    rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
-    other = other_task(task, rng)
-    return InitialState(initial_state_id, task, other, place_objects((task, other), rng))
-
-
-def other_task(task: Task, rng: np.random.Generator) -> Task:
-    """Choose the second task whose objects are on the table too."""
-    others = [candidate for candidate in TASKS.values() if candidate != task]
-    return others[int(rng.integers(len(others)))]
-
-
-def place_objects(tasks: tuple[Task, ...], rng: np.random.Generator) -> tuple[Placement, ...]:
-    """Place sources and targets so that nothing overlaps and the open gripper fits around each source."""
-    sources = {task.source for task in tasks}
-    names = [task.target for task in tasks] + [task.source for task in tasks]  # the large ones first
-    uniform = _uniforms(rng)
-    for _ in range(_RESTARTS):
-        placements = _try_placing(names, sources, uniform)
-        if placements is not None:
-            return placements
-    raise RuntimeError("no free layout found; the workspace is too small for these objects")
-
-
-def _uniforms(rng: np.random.Generator) -> Callable[[float, float], float]:
-    """Return a fast uniform(low, high): numbers are drawn in blocks, one call a block."""
-    block: list[float] = []
-
-    def uniform(low: float, high: float) -> float:
-        if not block:
-            block.extend(rng.random(64).tolist())
-        return low + (high - low) * block.pop()
-
-    return uniform
-
-
-def _try_placing(
-    names: list[str], sources: set[str], uniform: Callable[[float, float], float]
-) -> tuple[Placement, ...] | None:
-    placed: list[Placement] = []
-    boxes: list[tuple[float, float]] = []
-    for name in names:
-        for _ in range(_TRIES_PER_OBJECT):
-            placement = _draw(name, name in sources, uniform)
-            box = occupied_half_extents(name, placement.yaw, name in sources)
-            if _free(placement, box, placed, boxes):
-                placed.append(placement)
-                boxes.append(box)
-                break
-        else:
-            return None
-    return tuple(placed)
-
-
-def _draw(name: str, is_source: bool, uniform: Callable[[float, float], float]) -> Placement:
-    y_limit, yaw_limit = (SOURCE_Y, SOURCE_YAW) if is_source else (TARGET_Y, TARGET_YAW)
-    while True:
-        x, y = uniform(*X_RANGE), uniform(-y_limit, y_limit)
-        if math.hypot(x, y) <= MAX_RADIUS:
-            return Placement(name, x, y, uniform(-yaw_limit, yaw_limit))
-
-
-def occupied_half_extents(name: str, yaw: float, is_source: bool) -> tuple[float, float]:
-    """Return the half extents (x, y) an object needs; for a source with the open gripper around it."""
-    half_x, half_y = OBJECTS[name].footprint
-    cosine, sine = abs(math.cos(yaw)), abs(math.sin(yaw))
-    box_x, box_y = half_x * cosine + half_y * sine, half_x * sine + half_y * cosine
-    if name == "basket":
-        box_x += BASKET_SHADE  # nothing may hide behind its wall
-    if is_source:
-        return max(box_x, GRIPPER_HALF[0]), max(box_y, GRIPPER_HALF[1])
-    return box_x, box_y
-
-
-def _free(
-    new: Placement, box: tuple[float, float], placed: list[Placement], boxes: list[tuple[float, float]]
-) -> bool:
-    return all(
-        abs(new.x - old.x) > box[0] + half[0] + MARGIN or abs(new.y - old.y) > box[1] + half[1] + MARGIN
-        for old, half in zip(placed, boxes, strict=True)
+    suite = find_suite(initial_state_id) if suite is None else suite
+    name = parse_id(initial_state_id, suite)
+    cell = suite.cells[name.cell]
+    task = cell.tasks[name.index % len(cell.tasks)]
+    rng = _generator(initial_state_id)
+    other = other_task(task, cell.other_tasks, rng)
+    extras, obstacles = _extras(cell, rng)
+    words = _generator(f"{initial_state_id}#words")
+    return InitialState(
+        initial_state_id=initial_state_id,
+        suite=suite.name,
+        cell=name.cell,
+        split=name.split,
+        index=name.index,
+        task=task,
+        other_task=other,
+        instruction=_wording(cell, task, words),
+        other_instruction=_other_wording(suite, cell, task, other, words),
+        placements=place_objects(
+            (task,) if other is None else (task, other), rng, cell.layout, (*extras, *obstacles), obstacles
+        ),
+        obstacles=tuple(shape.name for shape in obstacles),
+        look=None if cell.visual is None else _look(cell.visual, _generator(f"{initial_state_id}#look")),
     )
+
+
+def other_task(task: Task, candidates: Sequence[Task], rng: np.random.Generator) -> Task | None:
+    """Choose the second task whose objects are on the table too."""
+    others = [candidate for candidate in candidates if candidate.name != task.name]
+    return others[int(rng.integers(len(others)))] if others else None
+
+
+def _generator(text: str) -> np.random.Generator:
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+
+def _extras(cell: Cell, rng: np.random.Generator) -> tuple[tuple[ObjectShape, ...], tuple[ObjectShape, ...]]:
+    chosen = []
+    for extra in (cell.distractors, cell.obstacle):
+        picks = () if extra is None else rng.choice(len(extra.objects), extra.count, replace=False)
+        chosen.append(tuple(extra.objects[int(i)] for i in picks) if extra else ())
+    return chosen[0], chosen[1]
+
+
+def _wording(cell: Cell, task: Task, rng: np.random.Generator) -> str:
+    texts = cell.instructions.get(task.name)
+    return task.instruction if texts is None else texts[int(rng.integers(len(texts)))]
+
+
+def _other_wording(suite: Suite, cell: Cell, task: Task, other: Task | None, rng: np.random.Generator) -> str:
+    if other is None:
+        others = [each for each in suite.tasks.values() if each.name != task.name]
+        other = others[int(rng.integers(len(others)))] if others else task
+    return _wording(cell, other, rng)
+
+
+def _look(visual: Visual, rng: np.random.Generator) -> Look:
+    """Draw everything in a fixed order, so that a cell's settings do not change each other's draws."""
+    table, ambient, diffuse, tint, light, shift, turn = (
+        rng.random(), rng.random(), rng.random(), rng.uniform(-1, 1, 3), rng.uniform(-1, 1, 3),
+        rng.uniform(-1, 1, 3), rng.uniform(-1, 1, 3),
+    )  # fmt: skip
+    colour = None
+    if visual.diffuse is not None:
+        bright = _between(visual.diffuse, diffuse)
+        colour = _triple(np.clip(bright * (1.0 + visual.tint * tint), 0.0, 1.0))
+    return Look(
+        table=visual.tables[int(table * len(visual.tables))] if visual.tables else None,
+        ambient=None if visual.ambient is None else _between(visual.ambient, ambient),
+        diffuse=colour,
+        light_turn=_triple(visual.light_turn * light),
+        camera_shift=_triple(visual.camera_shift * shift),
+        camera_turn=_triple(visual.camera_turn * turn),
+    )
+
+
+def _between(limits: tuple[float, float], share: float) -> float:
+    return limits[0] + share * (limits[1] - limits[0])
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z

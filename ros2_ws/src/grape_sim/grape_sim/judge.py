@@ -1,17 +1,21 @@
-"""Judging from physical contact and pose: did the source end up on or in the target, let go and at rest?
+"""Judging from physical contact and pose, never from commands.
 
 Placed, all of it at one moment:
 - the source presses on the target and on nothing else: no finger, no arm, no table, no other object;
-- its centre is inside the target's area, at the height of resting on it (in the basket: below the rim);
+- its centre is inside the target's area, at the height of resting on it (in a container: below the rim);
 - it moves slower than ``REST_SPEED``.
-Success: placed for ``STABLE_SECONDS`` without a break, until now.
-Grasped: at some time both fingers pressed on the source while nothing else touched it.
-Collision: a step during which the robot or the held source touched an object of the other task, a link other
-than the fingers touched table or target, or a finger pushed on one of them with more than ``HARD_FORCE``.
+Pushed: the source rests on the table, untouched by the robot, near enough to the target, and was never
+lifted. Knocked over: the source rests untouched by the robot, tilted far enough. Success: so for
+``STABLE_SECONDS`` without a break, until now. Grasped: at some time both fingers pressed on the source while
+nothing else touched it. Collision: a step during which the robot or the held source touched a stranger (an
+object of no concern to the task), a link other than the fingers touched table or target, or a finger pushed
+on one of them with more than the suite's hard force. With ``anything_but_target`` every contact of the robot
+but with source and target counts, and every contact of the held source but with the target.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import mujoco
@@ -19,32 +23,30 @@ import numpy as np
 
 from grape_sim.contacts import ARM, FINGERS, INDEX, ROBOT, ContactReader
 from grape_sim.expert import support_height
-from grape_sim.objects import OBJECTS
 from grape_sim.scene import TABLE
-from grape_sim.tasks import Task
+from grape_sim.suite_types import Collision, Task
 
 REST_SPEED = 0.02  # m/s
 STABLE_SECONDS = 0.1
 HEIGHT_TOLERANCE = 0.010  # m
-HARD_FORCE = 20.0  # N
-# Half extents (x, y) in the target's frame within which the source's centre must lie; for the plate a radius.
-AREA = {
-    "plate": (0.050, 0.050),
-    "basket": (0.054, 0.046),
-    "yellow_cube": (0.0175, 0.0175),
-    "towel": (0.056, 0.050),
-}
-BASKET_RIM = 0.030
+REACHED = 0.05  # m between end effector and source that count as reached
+MOVED = 0.015  # m that count as moved
+TILTED = math.radians(15.0)
+CARRIED_HEIGHT = 0.015  # m above its resting place from which on a held source is carried
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an episode so far; ``message`` says in words why it is (not) a success."""
+    """What became of an episode so far; ``message`` says in words why it is (not) a success.
+
+    stage: the furthest of the task's stages that was reached.
+    """
 
     success: bool
     grasped: bool
     collisions: int
     message: str
+    stage: str = "start"
 
 
 @dataclass(frozen=True)
@@ -54,87 +56,168 @@ class Record:
     placed_seconds: float = 0.0
     grasped: bool = False
     collisions: int = 0
+    stage: int = 0
+    start: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the source
 
 
 class Judge:
-    """Follows one episode of one task."""
+    """Follows one episode of one task in one model, read by ``reader``."""
 
-    def __init__(self, model: mujoco.MjModel, task: Task) -> None:
-        self._reader = ContactReader(model)
-        self._task = task
-        self._source, self._target = INDEX[task.source], INDEX[task.target]
-        others = set(OBJECTS) - {task.source, task.target}
-        self._strangers = [INDEX[name] for name in others]
+    def __init__(self, reader: ContactReader, task: Task, collision: Collision) -> None:
+        self._reader, self._task, self._collision = reader, task, collision
+        self._source, self._target = reader.index[task.source], reader.index[task.target]
+        concerned = {*INDEX, task.source, task.target}
+        self._strangers = [row for name, row in reader.index.items() if name not in concerned]
         self.record = Record()
         self._collided = False
+
+    def begin(self, data: mujoco.MjData) -> None:
+        """Start counting here: the scene has settled."""
+        x, y, z = (float(value) for value in data.body(self._task.source).xpos)
+        self.record = Record(start=(x, y, z))
 
     def observe(self, data: mujoco.MjData, seconds: float) -> None:
         """Take in one controller tick of ``seconds``."""
         forces = self._reader.forces(data)
         placed = self._problem(data, forces) is None
+        lifted = self._lifted(forces)
         self.record = replace(
             self.record,
             placed_seconds=self.record.placed_seconds + seconds if placed else 0.0,
-            grasped=self.record.grasped or self._lifted(forces),
+            grasped=self.record.grasped or lifted,
         )
-        self._collided = self._collided or self._collides(forces)
+        self._collided = self._collided or self._collides(data, forces, lifted)
 
-    def end_step(self) -> None:
-        """Count the step as a collision if anything collided during it."""
-        if self._collided:
-            self.record = replace(self.record, collisions=self.record.collisions + 1)
+    def end_step(self, data: mujoco.MjData) -> None:
+        """Count the step as a collision if anything collided during it; note the stage."""
+        stage = max(self.record.stage, self._stage(data))
+        self.record = replace(self.record, collisions=self.record.collisions + self._collided, stage=stage)
         self._collided = False
 
     @property
     def success(self) -> bool:
-        """Whether the source has been placed, released and at rest for long enough."""
+        """Whether the task has been done, the source let go and at rest, for long enough."""
         return self.record.placed_seconds >= STABLE_SECONDS - 1e-9
 
     def verdict(self, data: mujoco.MjData) -> Verdict:
         """Return the verdict at this moment."""
         problem = self._problem(data, self._reader.forces(data))
         if self.success:
-            problem = f"{self._task.source} rests on {self._task.target}"
+            problem = self._done()
         elif problem is None:
-            problem = f"{self._task.source} has not rested on {self._task.target} for {STABLE_SECONDS} s yet"
-        return Verdict(self.success, self.record.grasped, self.record.collisions, problem)
+            problem = self._not_yet()
+        stages = self._task.stages
+        stage = len(stages) - 1 if self.success else min(self.record.stage, len(stages) - 2)
+        return Verdict(self.success, self.record.grasped, self.record.collisions, problem, stages[stage])
+
+    def _done(self) -> str:
+        source, target = self._task.source, self._task.target
+        return {
+            "placed": f"{source} rests on {target}",
+            "pushed": f"{source} stands beside {target}",
+            "knocked_over": f"{source} lies on its side",
+        }[self._task.success.kind]
+
+    def _not_yet(self) -> str:
+        if self._task.success.kind == "placed":
+            source, target = self._task.source, self._task.target
+            return f"{source} has not rested on {target} for {STABLE_SECONDS} s yet"
+        return f"{self._done()}, but not for {STABLE_SECONDS} s yet"
 
     def _problem(self, data: mujoco.MjData, forces: np.ndarray) -> str | None:
-        """Return why the source does not count as placed at this moment, or None if it does."""
-        source, target = self._task.source, self._task.target
+        """Return why the task does not count as done at this moment, or None if it does."""
+        source = self._task.source
         pressed = forces[self._source] > 0.0
         if pressed[ROBOT].any():
             return f"{source} still touches the gripper"
+        unmet = {"placed": self._unplaced, "pushed": self._unpushed, "knocked_over": self._upright}
+        problem = unmet[self._task.success.kind](data, pressed)
+        if problem is not None:
+            return problem
+        speed = float(np.linalg.norm(data.joint(source).qvel[:3]))
+        return f"{source} still moves at {speed:.3f} m/s" if speed > REST_SPEED else None
+
+    def _unplaced(self, data: mujoco.MjData, pressed: np.ndarray) -> str | None:
+        source, target = self._task.source, self._task.target
         if not pressed[self._target]:
             return f"{source} does not touch {target}"
         if pressed.sum() > 1:
             return f"{source} rests on something other than {target} too"
         if not self._inside(data):
             return f"{source} is not within the area and height of {target}"
-        speed = float(np.linalg.norm(data.joint(source).qvel[:3]))
-        return f"{source} still moves at {speed:.3f} m/s" if speed > REST_SPEED else None
+        return None
+
+    def _unpushed(self, data: mujoco.MjData, pressed: np.ndarray) -> str | None:
+        source, target = self._task.source, self._task.target
+        if self.record.grasped:
+            return f"{source} was lifted instead of pushed"
+        if not pressed[INDEX[TABLE]]:
+            return f"{source} does not stand on the table"
+        offset = data.body(source).xpos - data.body(target).xpos
+        distance = float(np.hypot(offset[0], offset[1]))
+        if distance > self._task.success.distance:
+            return f"{source} is {distance:.3f} m from {target}, not within {self._task.success.distance:g} m"
+        return None
+
+    def _upright(self, data: mujoco.MjData, pressed: np.ndarray) -> str | None:
+        tilt = self._tilt(data)
+        if tilt < self._task.success.tilt:
+            return f"{self._task.source} is tilted by {math.degrees(tilt):.0f} degrees only"
+        return None if pressed.any() else f"{self._task.source} does not lie on anything"
+
+    def _tilt(self, data: mujoco.MjData) -> float:
+        """Return the angle (rad) between the source's z axis and the vertical."""
+        return math.acos(float(np.clip(data.body(self._task.source).xmat[8], -1.0, 1.0)))
 
     def _inside(self, data: mujoco.MjData) -> bool:
         """Whether the source's centre lies in the target's area (in its own frame) at resting height."""
+        surface = self._task.target_shape.surface
+        assert surface is not None  # the suite's parser refuses such tasks
         source, target = data.body(self._task.source), data.body(self._task.target)
         x, y, z = target.xmat.reshape(3, 3).T @ (source.xpos - target.xpos)
-        half_x, half_y = AREA[self._task.target]
-        if self._task.target == "basket":
-            return bool(abs(x) < half_x and abs(y) < half_y and z < BASKET_RIM)
-        if self._task.target == "plate" and np.hypot(x, y) > half_x:
+        half_x, half_y = surface.half
+        if surface.rim is not None:
+            return bool(abs(x) < half_x and abs(y) < half_y and z < surface.rim)
+        if surface.round and np.hypot(x, y) > half_x:
             return False
-        height = support_height(self._task) + OBJECTS[self._task.source].rest_height
+        height = support_height(self._task) + self._task.source_shape.rest_height
         return bool(abs(x) < half_x and abs(y) < half_y and abs(z - height) < HEIGHT_TOLERANCE)
+
+    def _stage(self, data: mujoco.MjData) -> int:
+        """Return the number of the stage reached at this moment (the last one is left to ``success``)."""
+        source = data.body(self._task.source).xpos
+        if self._task.success.kind == "placed":
+            if self.record.grasped:
+                offset = source - data.body(self._task.target).xpos
+                return 3 if np.hypot(offset[0], offset[1]) < self._task.target_shape.radius else 2
+        elif self._task.success.kind == "pushed":
+            if np.hypot(*(source - self.record.start)[:2]) > MOVED:
+                return 2
+        elif self._tilt(data) > TILTED:
+            return 2
+        reached = np.linalg.norm(data.site("end_effector").xpos - source) - self._task.source_shape.top / 2
+        return int(reached < REACHED)
 
     def _lifted(self, forces: np.ndarray) -> bool:
         pressed = forces[self._source] > 0.0
         return bool(pressed[FINGERS].all() and pressed.sum() == len(FINGERS))
 
-    def _collides(self, forces: np.ndarray) -> bool:
-        movers = [*ROBOT, self._source] if self._lifted(forces) else ROBOT
+    def _collides(self, data: mujoco.MjData, forces: np.ndarray, lifted: bool) -> bool:
+        if self._collision.kind == "anything_but_target":
+            return self._touches_anything(data, forces)
+        movers = [*ROBOT, self._source] if lifted else ROBOT
         if (forces[np.ix_(movers, self._strangers)] > 0.0).any():
             return True
-        table_and_target = [INDEX[TABLE], self._target]
+        table_and_target = [INDEX[TABLE], *({self._target} - {self._source})]
         if (forces[INDEX[ARM], table_and_target] > 0.0).any():
             return True
-        return bool((forces[np.ix_(FINGERS, table_and_target)] > HARD_FORCE).any())
+        return bool((forces[np.ix_(FINGERS, table_and_target)] > self._collision.hard_force).any())
+
+    def _touches_anything(self, data: mujoco.MjData, forces: np.ndarray) -> bool:
+        """Whether the robot, or the source it carries, touches anything but source and target."""
+        outside = [INDEX[TABLE], *self._strangers]
+        if (forces[np.ix_(ROBOT, outside)] > 0.0).any():
+            return True
+        height = float(data.body(self._task.source).xpos[2] - self.record.start[2])
+        carried = bool((forces[self._source, FINGERS] > 0.0).all()) and height > CARRIED_HEIGHT
+        return carried and bool((forces[self._source, outside] > 0.0).any())

@@ -16,10 +16,11 @@ from grape_policy.arm.model import ARM_JOINTS, FINGER_JOINTS
 from scipy.spatial.transform import Rotation
 
 from grape_sim import expert
-from grape_sim.initial_state import other_task, place_objects
-from grape_sim.objects import OBJECTS
+from grape_sim.initial_state import other_task
+from grape_sim.layout import place_objects
 from grape_sim.rendering import CameraRenderer
 from grape_sim.scene import parking_position, set_object_pose, shared_model
+from grape_sim.suite import load_suite
 from grape_sim.tasks import TASKS, Task
 
 # Share of each kind of state.
@@ -76,6 +77,7 @@ class RandomSceneRenderer:
         self._description = load_description("wx250s")
         self._kinematics = ArmKinematics(self._description)
         self._model = shared_model()
+        self._cell = next(iter(load_suite("in_domain").cells.values()))
         self._data = mujoco.MjData(self._model)
         self._renderer = CameraRenderer(self._model)
         self._arm = [self._model.joint(name).qposadr[0] for name in ARM_JOINTS]
@@ -85,7 +87,8 @@ class RandomSceneRenderer:
         """Return the next sample; without ``masks`` it takes half the time."""
         while True:
             task = list(TASKS.values())[int(self._rng.integers(len(TASKS)))]
-            other = other_task(task, self._rng)
+            other = other_task(task, tuple(TASKS.values()), self._rng)
+            assert other is not None  # there are four
             kind = str(self._rng.choice(list(KINDS), p=list(KINDS.values())))
             draft = self._compose(kind, task, other)
             pose = Pose(draft.end_effector, self._quaternion())
@@ -110,7 +113,7 @@ class RandomSceneRenderer:
         self._renderer.close()
 
     def _compose(self, kind: str, task: Task, other: Task) -> _Draft:
-        placements = place_objects((task, other), self._rng)
+        placements = place_objects((task, other), self._rng, self._cell.layout)
         positions = {placement.name: placement.position for placement in placements}
         quaternions = {placement.name: placement.quaternion for placement in placements}
         draft = _Draft(positions, quaternions, self._free_position(), self._any_opening())
@@ -172,7 +175,7 @@ class RandomSceneRenderer:
         """Let go: the source lies on the target, the open gripper is around or above it."""
         radius = 0.5 * expert.placing_radius(task)
         source = draft.positions[task.target] + np.append(self._rng.uniform(-radius, radius, 2), 0.0)
-        source[2] += expert.support_height(task) + OBJECTS[task.source].rest_height
+        source[2] += expert.support_height(task) + task.source_shape.rest_height
         draft.positions[task.source] = source
         draft.quaternions[task.source] = self._yaw(0.15)
         lift = self._rng.choice([0.003, self._rng.uniform(0.003, 0.1)])
@@ -183,8 +186,8 @@ class RandomSceneRenderer:
 
     def _hold_offset(self, task: Task) -> np.ndarray:
         """Draw where a gripped source is from the end effector (3,) m: below it, as when it was gripped."""
-        rest = OBJECTS[task.source].rest_height
-        below = expert.grasp_point(np.array([0.0, 0.0, rest]))[2] - rest
+        rest = task.source_shape.rest_height
+        below = expert.grasp_point(np.array([0.0, 0.0, rest]), expert.grip_of(task))[2] - rest
         return np.array([0.0, 0.0, -below]) + np.clip(
             self._rng.normal(0.0, [0.004, 0.0003, 0.002]), -0.01, 0.01
         )
@@ -223,8 +226,9 @@ class RandomSceneRenderer:
     def _apply(self, draft: _Draft, joints: np.ndarray) -> None:
         self._data.qpos[self._arm] = joints
         self._data.qpos[self._fingers] = [draft.metres, -draft.metres]
-        for index, name in enumerate(OBJECTS):
-            position = draft.positions.get(name, parking_position(index))
+        for index, shape in enumerate(self._cell.shapes):
+            name = shape.name
+            position = draft.positions.get(name, parking_position(index, shape))
             set_object_pose(self._data, name, position, draft.quaternions.get(name, (0.0, 0.0, 0.0, 1.0)))
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
@@ -235,12 +239,12 @@ def _visible(position: np.ndarray) -> bool:
 
 
 def _grasp_point(draft: _Draft, task: Task) -> np.ndarray:
-    return expert.grasp_point(draft.positions[task.source])
+    return expert.grasp_point(draft.positions[task.source], expert.grip_of(task))
 
 
 def _grip_metres(task: Task) -> float:
     """Return the finger position (m) when it grips the task's source."""
-    return expert.FINGER_INNER_OFFSET + expert.HALF_WIDTH[task.source]
+    return expert.FINGER_INNER_OFFSET + expert.grip_of(task).half_width
 
 
 def _situation(draft: _Draft, pose: Pose, task: Task) -> expert.Situation:

@@ -10,12 +10,13 @@ import numpy as np
 from grape_episodes import contract
 from mujoco.rendering.classic import gl_context
 
-from grape_sim.objects import OBJECTS
 from grape_sim.scene import CAMERA
+from grape_sim.suite import load_suite
 
 # Values of the mask image.
 BACKGROUND_ID, ARM_ID, FINGERS_ID = 0, 1, 2
-OBJECT_IDS: dict[str, int] = {name: 3 + index for index, name in enumerate(OBJECTS)}
+_IN_DOMAIN = load_suite("in_domain").objects
+OBJECT_IDS: dict[str, int] = {name: 3 + index for index, name in enumerate(_IN_DOMAIN)}
 _FLAGS_OFF = (
     mujoco.mjtRndFlag.mjRND_SHADOW,
     mujoco.mjtRndFlag.mjRND_REFLECTION,
@@ -56,7 +57,7 @@ class CameraRenderer:
         return np.where(millimetres < _MAX_DEPTH_MM, millimetres, 0).astype(np.uint16)
 
     def masks(self, data: mujoco.MjData) -> np.ndarray:
-        """Return (H, W) uint8 with the id of what each pixel shows: see ``OBJECT_IDS``."""
+        """Return (H, W) uint8 with the id of what each pixel shows: see ``OBJECT_IDS`` (others: 0)."""
         self._renderer.enable_segmentation_rendering()
         try:
             self._update(data)

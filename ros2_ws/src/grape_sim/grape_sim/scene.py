@@ -1,7 +1,7 @@
-"""The scene: arm, table, all eight objects and the contract's camera in one MuJoCo model.
+"""The scene: arm, table, the objects of a suite's cell and the contract's camera in one MuJoCo model.
 
-Objects that an initial state does not use are parked behind the arm, out of view, so that every task runs on
-the same model and a saved state fits any of them.
+Objects that an initial state does not use are parked behind the arm, out of view, so that all states of a
+cell run on the same model. All in-domain cells have the same objects, therefore the same model.
 """
 
 from __future__ import annotations
@@ -14,17 +14,33 @@ import numpy as np
 from grape_episodes import contract
 from grape_policy.arm.model import arm_spec
 
-from grape_sim.objects import OBJECTS
+from grape_sim.objects import ObjectShape, Part
+from grape_sim.suite import Cell, load_suite
+from grape_sim.suite_types import Texture
+from grape_sim.textures import picture
 
 CAMERA = "camera_color"
 TABLE = "table"
+LIGHT = 0  # index of the only light in the model
+_TABLE_TEXTURE_SIDE = 0.5  # m of table that one picture covers
+_GEOMS = {
+    "box": mujoco.mjtGeom.mjGEOM_BOX,
+    "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
+    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
+    "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+    "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
+}
+_UNSEEN_COLOUR = (0.5, 0.5, 0.5)
+_PARKING_ROWS = (-0.9, -0.65, -0.4, -1.15)  # x of rows of four places, m
 _OPTICAL_TO_MUJOCO = np.diag(
     [1.0, -1.0, -1.0]
 )  # REP-103 optical (z forward, y down) -> MuJoCo (-z forward, y up)
 
 
-def build_spec() -> mujoco.MjSpec:
-    """Return the spec of the whole scene, with rendering set to its fastest plain quality."""
+def build_spec(
+    shapes: Iterable[ObjectShape] | None = None, textures: Iterable[Texture] = ()
+) -> mujoco.MjSpec:
+    """Return the spec of the scene with ``shapes`` (default: in-domain), rendered at its fastest quality."""
     spec = arm_spec()
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10.0
@@ -37,24 +53,77 @@ def build_spec() -> mujoco.MjSpec:
         rgba=[0.50, 0.49, 0.47, 1.0],
         friction=[1.0, 0.02, 0.001],
     )
-    for index, (name, shape) in enumerate(OBJECTS.items()):
-        body = spec.worldbody.add_body(name=name, pos=parking_position(index))
-        body.add_freejoint(name=name)
-        shape.build(body)
+    for texture in textures:
+        _add_texture(spec, texture)
+    for index, shape in enumerate(_in_domain().shapes if shapes is None else shapes):
+        body = spec.worldbody.add_body(name=shape.name, pos=parking_position(index, shape))
+        body.add_freejoint(name=shape.name)
+        for part in shape.parts:
+            _add_part(body, part, shape.friction)
     _add_camera(spec)
     return spec
 
 
-@cache
 def shared_model() -> mujoco.MjModel:
-    """Return the compiled scene; it is never changed after compilation, so it can be shared."""
-    return build_spec().compile()
+    """Return the compiled in-domain scene; it is never changed after compilation, so it can be shared."""
+    return cell_model(_in_domain())
 
 
-def parking_position(index: int) -> list[float]:
+def cell_model(cell: Cell) -> mujoco.MjModel:
+    """Return the compiled scene of a cell, one for all cells with the same objects; copy it to change it."""
+    return _compiled(cell.shapes, cell.textures)
+
+
+def table_material(texture: str) -> str:
+    """Return the name of the material that puts ``texture`` on the table."""
+    return f"table_{texture}"
+
+
+def parking_position(index: int, shape: ObjectShape) -> list[float]:
     """Return where the unused object number ``index`` rests: on the table behind the arm, out of view."""
-    shape = list(OBJECTS.values())[index]
-    return [-0.9 + 0.25 * (index // 4), -0.45 + 0.3 * (index % 4), shape.rest_height]
+    return [_PARKING_ROWS[index // 4], -0.45 + 0.3 * (index % 4), shape.rest_height]
+
+
+def _in_domain() -> Cell:
+    return next(iter(load_suite("in_domain").cells.values()))
+
+
+@cache
+def _compiled(shapes: tuple[ObjectShape, ...], textures: tuple[Texture, ...]) -> mujoco.MjModel:
+    return build_spec(shapes, textures).compile()
+
+
+def _add_texture(spec: mujoco.MjSpec, texture: Texture) -> None:
+    """Add a picture as a flat texture with a material for the table, and as a cube texture for objects."""
+    image = picture(texture)
+    height, width, _ = image.shape
+    kinds = {"table": mujoco.mjtTexture.mjTEXTURE_2D, "object": mujoco.mjtTexture.mjTEXTURE_CUBE}
+    for prefix, kind in kinds.items():
+        name = f"{prefix}_{texture.name}"
+        spec.add_texture(name=name, type=kind, width=width, height=height, nchannel=3, data=image.tobytes())
+        material = spec.add_material(name=name, rgba=[1.0] * 4, specular=0.0, shininess=0.0)
+        material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+        if prefix == "table":
+            material.texuniform, material.texrepeat = True, [1.0 / _TABLE_TEXTURE_SIDE] * 2
+
+
+def _add_part(body: mujoco.MjsBody, part: Part, friction: float) -> None:
+    """Add a primitive: seen only, without weight and contact; or solid, and seen if it has a colour."""
+    geom = body.add_geom(
+        type=_GEOMS[part.kind],
+        size=[*part.size, 0.0, 0.0][:3],
+        pos=part.position,
+        quat=part.quaternion,
+        rgba=[*(part.colour or _UNSEEN_COLOUR), 1.0],
+    )
+    if part.texture is not None:
+        geom.material = f"object_{part.texture}"
+    if part.mass is None:
+        geom.contype = geom.conaffinity = 0
+        geom.group, geom.mass = 1, 0
+        return
+    geom.group, geom.mass = 1 if part.colour else 3, part.mass
+    geom.friction, geom.condim, geom.solref = [friction, 0.02, 0.001], 4, [0.008, 1.0]
 
 
 def _set_visuals(spec: mujoco.MjSpec) -> None:

@@ -1,64 +1,14 @@
-"""The four manipulation tasks of the paper's simulated WidowX suite, by object and instruction."""
+"""The four in-domain tasks: those that are demonstrated and that the shipped policy was trained on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from grape_sim.suite import Task, load_suite
 
+__all__ = ["TASKS", "Task", "find_task"]
 
-@dataclass(frozen=True)
-class Task:
-    """One task: bring ``source`` onto or into ``target``; ``instructions[0]`` is the default."""
-
-    name: str
-    source: str
-    target: str
-    instructions: tuple[str, ...]
-
-    @property
-    def instruction(self) -> str:
-        """The default wording."""
-        return self.instructions[0]
-
-
-_TASKS = (
-    Task(
-        "carrot_on_plate",
-        "carrot",
-        "plate",
-        ("put the carrot on the plate", "place the carrot onto the plate", "move the carrot to the plate"),
-    ),
-    Task(
-        "eggplant_in_basket",
-        "eggplant",
-        "basket",
-        (
-            "put the eggplant in the basket",
-            "place the eggplant into the basket",
-            "drop the eggplant in the basket",
-        ),
-    ),
-    Task(
-        "stack_cube",
-        "green_cube",
-        "yellow_cube",
-        (
-            "stack the green cube on the yellow cube",
-            "put the green cube on the yellow cube",
-            "place the green cube on top of the yellow cube",
-        ),
-    ),
-    Task(
-        "spoon_on_towel",
-        "spoon",
-        "towel",
-        ("put the spoon on the towel", "place the spoon onto the towel", "move the spoon to the towel"),
-    ),
-)
-TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
+TASKS: dict[str, Task] = load_suite("in_domain").tasks
 
 
 def find_task(name: str) -> Task:
-    """Return the task called ``name``; raises ``ValueError`` that lists the known names."""
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}")
-    return TASKS[name]
+    """Return the in-domain task called ``name``; raises ``ValueError`` that lists the known names."""
+    return load_suite("in_domain").find_task(name)
