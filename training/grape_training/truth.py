@@ -203,7 +203,7 @@ def _truth(root: Path, name: str) -> Path:
 
 def shape_centres(environment: SimEnvironment) -> dict[str, np.ndarray]:
     """Return the centre (3,) of each object's visible shapes in its body frame."""
-    return _shape_centres(getattr(environment, "model", None) or environment._model)
+    return _shape_centres(environment.model)
 
 
 @lru_cache(maxsize=32)
