@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from grape_preference.local_models import SAFE, load_model
 from grape_preference.vlm import Budget, Question, Reply, VlmError
 from grape_preference.vlm_json import shorten
 
@@ -42,24 +43,17 @@ class LocalModel:
             ValueError: the folder is missing, has no chat template, is no image-text-to-text model, or needs
                 code of its own.
         """
+        model = load_model(AutoModelForImageTextToText, folder, dtype or "auto")
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise ValueError(
-                f"{folder}: no checkpoint (config.json is missing); give a downloaded model's folder"
-            )
         self.name, self.place = folder.resolve().name, str(folder)
         self.timeout, self.max_answer_tokens = timeout, max_answer_tokens
-        options = {"local_files_only": True, "trust_remote_code": False}
         try:
-            self._processor = AutoProcessor.from_pretrained(folder, **options)
-            model: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, **options, use_safetensors=True, dtype=dtype or "auto"
-            )
+            self._processor: Any = AutoProcessor.from_pretrained(folder, **SAFE)
         except (OSError, ValueError, ImportError, KeyError) as error:
-            raise ValueError(f"{folder}: cannot be loaded ({shorten(str(error))})") from error
+            raise ValueError(f"{folder}: its processor cannot be loaded ({shorten(str(error))})") from error
         if not getattr(self._processor, "chat_template", None):
             raise ValueError(f"{folder}: has no chat template; take an instruction-tuned checkpoint")
-        self._model = model.to(device).eval()
+        self._model = model.to(device)
 
     def scrub(self, text: str) -> str:
         """Return ``text``: a local model is called without secrets."""
