@@ -113,7 +113,7 @@ def _episode_view(title: str, episode: Episode, score: Score, gcpg: float | None
             ("GCPG reward", number(gcpg)),
             ("R_ext, product of exp(-cost)", number(score.r_ext)),
             ("R_self, mean log-probability per token", number(score.r_self_mean)),
-            ("I_success", number(score.i_success, 0)),
+            (f"I_success, judge: {score.judge or 'recorded'}", number(score.i_success, 0)),
         ],
         stages=[_stage_row(place, stage) for place, stage in enumerate(score.stages, start=1)],
         film=data_uri(encode_film(episode)),
