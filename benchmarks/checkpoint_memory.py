@@ -1,7 +1,7 @@
-"""Peak memory of loading: ``python benchmarks/checkpoint_memory.py [--gigabytes 2]`` prints one JSON object.
+"""Peak memory of loading a policy: ``python benchmarks/checkpoint_memory.py`` prints one JSON object.
 
-Writes a synthetic sharded checkpoint to a temporary folder, loads it in a process of its own with float32
-weights, and compares the growth of that process's peak memory with the size of the weights.
+Writes a synthetic sharded float32 checkpoint to a temporary folder, loads it in a process of its own with
+weights of ``--dtype``, and compares the growth of that process's peak memory with the size of the weights.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from grape_policy.vla.checkpoint import load_checkpoint, save_checkpoint
+from grape_policy.vla.checkpoint import save_checkpoint
 from grape_policy.vla.config import TextConfig, VlaConfig, small_config
+from grape_policy.vla.inference import VlaPolicy
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.preprocess import Preprocessor
 from grape_policy.vla.statistics import ActionStatistics
@@ -49,10 +50,10 @@ def write_synthetic(folder: Path, gigabytes: float) -> None:
     save_checkpoint(folder, model, tokenizer, statistics, Preprocessor(112), max_shard_size="500MB")
 
 
-def measure_load(folder: Path) -> dict[str, float]:
+def measure_load(folder: Path, dtype: torch.dtype) -> dict[str, float]:
     """Load the checkpoint in this process; return its weights' and the peak's growth in bytes."""
     before = peak_bytes()
-    model = load_checkpoint(folder).model
+    model = VlaPolicy.from_checkpoint(folder, dtype=dtype).checkpoint.model
     growth = peak_bytes() - before
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return {"weights_bytes": weights, "peak_growth_bytes": growth, "ratio": growth / weights}
@@ -62,6 +63,7 @@ def main() -> None:
     """Write, measure in processes of their own, print, and delete."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -69,15 +71,18 @@ def main() -> None:
     if arguments.write:
         write_synthetic(arguments.write, arguments.gigabytes)
     elif arguments.load:
-        print(json.dumps(measure_load(arguments.load)))
+        print(json.dumps(measure_load(arguments.load, getattr(torch, arguments.dtype))))
     else:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "synthetic"
             this = [sys.executable, __file__, "--gigabytes", str(arguments.gigabytes)]
+            this += ["--dtype", arguments.dtype]
             subprocess.run([*this, "--write", str(folder)], check=True)
             shards = len(list(folder.glob("*.safetensors")))
             found = subprocess.run([*this, "--load", str(folder)], check=True, capture_output=True, text=True)
-            print(json.dumps({"shards": shards, **json.loads(found.stdout)}, indent=1))
+            print(
+                json.dumps({"shards": shards, "dtype": arguments.dtype, **json.loads(found.stdout)}, indent=1)
+            )
 
 
 if __name__ == "__main__":

@@ -266,11 +266,11 @@ def test_a_policy_that_fails_on_the_latest_image_is_not_taken(
 
 
 def test_the_benchmark_decodes_what_the_policy_decodes(policy: VlaPolicy) -> None:
-    from grape_policy.vla.benchmark import INSTRUCTION, _generate, measure_inference
+    from grape_policy.vla.benchmark import INSTRUCTION, generate_action, measure_inference
 
     image = random_images(1)
     ids = policy.checkpoint.config.action_ids
-    generated = _generate(policy, image)[0].tolist()
+    generated = generate_action(policy, image).token_ids[0].tolist()
     if all(token in ids for token in generated):  # `generate` may also emit text
         assert generated == policy.act(image, [INSTRUCTION]).token_ids[0].tolist()
     measured = measure_inference(policy, runs=5, batch=2)

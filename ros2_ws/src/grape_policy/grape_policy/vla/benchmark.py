@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from grape_policy.vla.config import ACTION_DIMENSIONS
-from grape_policy.vla.inference import VlaPolicy
+from grape_policy.vla.inference import ActionBatch, VlaPolicy
 
 INSTRUCTION = "put the carrot on the plate"
 
@@ -24,7 +24,7 @@ def measure_inference(policy: VlaPolicy, runs: int = 100, batch: int = 16) -> di
     image = np.random.default_rng(0).integers(0, 256, (1, 240, 320, 3), dtype=np.uint8)
     policy.warm_up()
     (ours, cpu), (library, library_cpu) = _times_in_turn(
-        [lambda: policy.act(image, [INSTRUCTION]), lambda: _generate(policy, image)], runs
+        [lambda: policy.act(image, [INSTRUCTION]), lambda: generate_action(policy, image)], runs
     )
     images = np.repeat(image, batch, axis=0)
     [(batched, _)] = _times_in_turn([lambda: policy.act(images, [INSTRUCTION] * batch)], max(3, runs // 20))
@@ -59,20 +59,26 @@ def _times_in_turn(
 
 
 @torch.inference_mode()
-def _generate(policy: VlaPolicy, image: np.ndarray) -> torch.Tensor:
-    """Do what ``act`` does with the library's ``generate()``; returns ids (1, 7)."""
+def generate_action(policy: VlaPolicy, image: np.ndarray) -> ActionBatch:
+    """Do all that ``act`` does with the library's ``generate()``: tokens, their log-probabilities, action."""
+    started = time.perf_counter()
     model = policy.checkpoint.model
     weight = model.projector.fc1.weight
     pixels = policy.checkpoint.preprocessor(image).to(weight.device, weight.dtype)
     ids = torch.tensor(policy.prompt_ids([INSTRUCTION]), device=weight.device)
     embedded = model.embed(ids, model.project(model.patch_features(pixels)))
     library: Any = model.language_model  # the annotation of generate() excludes the class it is a method of
-    generated: torch.Tensor = library.generate(
+    generated = library.generate(
         inputs_embeds=embedded,
         attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long, device=weight.device),
         max_new_tokens=ACTION_DIMENSIONS,
         do_sample=False,
         eos_token_id=None,
         pad_token_id=model.config.text.pad_token_id,
+        output_logits=True,
+        return_dict_in_generate=True,
     )
-    return generated
+    tokens: torch.Tensor = generated.sequences
+    logits = torch.stack(generated.logits, dim=1).float()
+    scores = logits.log_softmax(dim=-1).gather(2, tokens[:, :, None])[:, :, 0]
+    return policy.batch(tokens, scores, started)

@@ -227,7 +227,7 @@ def _fill(
             tensor = handle.get_tensor(name).to(dtype, copy=True)
         if adapter is not None:
             tensor = adapter.merge(name, tensor)
-        if not bool(torch.isfinite(tensor).all()):
+        if not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):  # NaN is both ends
             bad.append(f"NaN or infinity: {name}")
         _assign(model, name, tensor.to(device))
     if bad:

@@ -89,22 +89,14 @@ class _Layer:
 
 
 class RmsNorm:
-    """Root-mean-square norm over the last axis, by the fused kernel of the device.
-
-    The processor has a fused kernel for layer norm only, which gives the same numbers for [x, -x]: its mean
-    is 0 and its variance the mean square of x (5 times faster at batch 1).
-    """
+    """Root-mean-square norm over the last axis, by the fused kernel of the device."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         self.weight, self.eps = weight, eps
-        self.doubled = torch.cat([weight, weight]) if weight.device.type == "cpu" else None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (..., D)."""
-        if self.doubled is None:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        both = F.layer_norm(torch.cat([x, -x], dim=-1), self.doubled.shape, self.doubled, None, self.eps)
-        return both[..., : len(self.weight)]
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

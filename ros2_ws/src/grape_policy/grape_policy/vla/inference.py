@@ -104,6 +104,10 @@ class VlaPolicy:
         weight = self.checkpoint.model.projector.fc1.weight
         pixels = self.checkpoint.preprocessor(images).to(weight.device, weight.dtype)
         tokens, scores = self._decoder.decode(pixels, self.prompt_ids(instructions), temperature, generator)
+        return self.batch(tokens, scores, started)
+
+    def batch(self, tokens: torch.Tensor, scores: torch.Tensor, started: float) -> ActionBatch:
+        """Turn tokens and log-probabilities (B, 7) of a call that began at ``started`` into actions."""
         token_ids = tokens.cpu().numpy()
         actions = self.statistics.unnormalise(self._actions.decode(token_ids))
         actions[:, 6] = np.clip(actions[:, 6], 0.0, 1.0)
