@@ -17,7 +17,9 @@ from grape_training import (
     cli_bench,
     cli_checkpoint,
     cli_data,
+    cli_eval,
     cli_policy,
+    cli_propose,
     cli_run,
     cli_score,
     cli_sft,
@@ -37,7 +39,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (cli_run, cli_data, cli_score, cli_sft, cli_train, cli_policy, cli_checkpoint, cli_bench):
+for module in (
+    cli_run,
+    cli_data,
+    cli_propose,
+    cli_score,
+    cli_sft,
+    cli_train,
+    cli_eval,
+    cli_policy,
+    cli_checkpoint,
+    cli_bench,
+):
     module.add_commands(app)
 
 

@@ -1,7 +1,8 @@
-"""``grape bench inference``: how fast a policy answers on this machine."""
+"""``grape bench``: how fast a policy answers and episodes are simulated on this machine."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -51,3 +52,27 @@ def inference(
         typer.echo(f"policy: {loaded.version}")
         for name, value in found.items():
             typer.echo(f"{name}: {value:.2f}")
+
+
+@bench.command()
+def sim(
+    suite: Annotated[str, typer.Option(help="Suite whose initial states are run.")] = "in_domain",
+    episodes: Annotated[int, typer.Option(min=8, help="Episodes of 30 steps per measurement.")] = 40,
+    json: JsonOption = False,
+) -> None:
+    """Time rendered episodes without a policy: rate per core, reset, two workers, overhead.
+
+    Overhead is all that is neither physics nor rendering: arm controller, judge, measures, result file. Times
+    are processor time, but `two_worker_speedup`, which needs two idle cores.
+    """
+    from grape_training.pool import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)  # one thread, as in the workers
+    from grape_training.bench_sim import measure_simulation
+
+    found = measure_simulation(suite, episodes)
+    if json:
+        print_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")

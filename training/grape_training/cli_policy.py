@@ -1,4 +1,4 @@
-"""``grape eval | promote | rollback | versions``: is a policy better, and which one is in use."""
+"""``grape promote | rollback | versions``: which version is in use, and what may replace it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from grape_training.cli_common import (
     TASKS,
     JsonOption,
     RegistryOption,
-    SeedOption,
     TasksOption,
     WorkersOption,
     print_json,
@@ -27,57 +26,9 @@ MaxStepsOption = Annotated[int, typer.Option(min=1, help="Longest episode in ste
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
-    app.command(name="eval")(evaluate)
     app.command()(promote)
     app.command()(rollback)
     app.command()(versions)
-
-
-def evaluate(
-    policies: Annotated[
-        list[str],
-        typer.Argument(
-            help="Checkpoint, adapter or version folders, or: expert, random, zero. The first is the "
-            "one the others are compared with."
-        ),
-    ],
-    tasks: TasksOption = TASKS,
-    split: Annotated[str, typer.Option(help="Split of the initial states.")] = "eval",
-    states: StatesOption = 25,
-    max_steps: MaxStepsOption = 50,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0: greedy.")] = 0.0,
-    shuffle: Annotated[str, typer.Option(help="Check against fooling: none, instruction or image.")] = "none",
-    seed: SeedOption = 0,
-    workers: WorkersOption = 2,
-    output: Annotated[Path, typer.Option(help="Folder of the results; the same folder resumes.")] = Path(
-        "runs/eval"
-    ),
-    json: JsonOption = False,
-) -> None:
-    """Run policies on the same initial states and compare their success with exact paired tests."""
-    from grape_training import evaluation
-    from grape_training.policies import PolicySpec
-    from grape_training.tables import print_evaluation
-
-    ids = evaluation.initial_states(split_tasks(tasks), split, states)
-    specs = {_short(source, policies): PolicySpec(source, temperature, shuffle) for source in policies}
-    cells = evaluation.evaluate(specs, ids, output, workers=workers, max_steps=max_steps, seed=seed)
-    first, *others = cells
-    document = {
-        "policies": {name: evaluation.summarise(found) for name, found in cells.items()},
-        "compared_with_first": {name: evaluation.compare(cells[name], cells[first]) for name in others},
-    }
-    if json:
-        print_json(document)
-    else:
-        print_evaluation(document)
-
-
-def _short(source: str, policies: list[str]) -> str:
-    """Return the last part of a path as a name, made unique by its place."""
-    name = Path(source).name
-    same = [other for other in policies if Path(other).name == name]
-    return name if len(same) == 1 else f"{name}_{policies.index(source)}"
 
 
 def promote(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grape_sim.environment import Observation, SimEnvironment
 
 SCRIPTED = ("expert", "random", "zero")
+OTHER_STATE = 5001  # how far away the initial state lies whose image a shuffled policy gets
 SHUFFLES = ("none", "instruction", "image")
 
 
@@ -129,18 +130,11 @@ def start_actor(
     observation = environment.reset(initial_state_id)
     instruction = environment.instruction
     if spec.shuffle == "instruction":
-        instruction = _other_instruction(initial_state_id)
+        instruction = environment.suite.sample(initial_state_id).other_instruction
     actor = VlaActor(load_vla(spec.source), instruction, spec.temperature, seed)
     return (actor if other_image is None else _FixedImageActor(actor, other_image)), observation
 
 
 def _other_state(initial_state_id: str) -> str:
     stem, index = initial_state_id.rsplit("/", 1)
-    return f"{stem}/{int(index) + 5000:04d}"
-
-
-def _other_instruction(initial_state_id: str) -> str:
-    """Return the instruction of the second task whose objects are on the table."""
-    from grape_sim.initial_state import sample
-
-    return str(sample(initial_state_id).other_task.instruction)
+    return f"{stem}/{int(index) + OTHER_STATE:04d}"

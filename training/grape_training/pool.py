@@ -22,9 +22,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def run_parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, ray: str = ""
 ) -> Generator[tuple[Item, Result], None, None]:
     """Yield ``(item, function(item))`` in the order of completion, from ``workers`` spawned processes.
+
+    ``ray``: run on a Ray cluster instead (``local``, ``auto`` or its address), ``workers`` items at a time.
 
     ``function`` and the items must be picklable. Workers ignore Ctrl+C and die with their parent: use
     ``contextlib.closing``, so that they end at once when the caller is interrupted.
@@ -36,6 +38,11 @@ def run_parallel(
     if workers < 1:
         raise BadInputError(f"{workers} worker processes", "Use at least one")
     if not items:
+        return
+    if ray:
+        from grape_training.pool_ray import run_on_ray
+
+        yield from run_on_ray(function, items, workers, ray, ENVIRONMENT)
         return
     with _environment():
         executor = ProcessPoolExecutor(min(workers, len(items)), get_context("spawn"), _start_worker)

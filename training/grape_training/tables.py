@@ -14,9 +14,9 @@ def percent(proportion: dict[str, Any]) -> str:
 
 
 def print_evaluation(document: dict[str, Any]) -> None:
-    """Print success per task and policy, and the paired comparisons with the first policy."""
+    """Print success per task and policy, the paired comparisons with the first policy, and the checks."""
     policies = document["policies"]
-    table = Table(title="success with 95 % intervals")
+    table = Table(title=f"success on {document['suite']} with 95 % intervals")
     table.add_column("task")
     for name in policies:
         table.add_column(name, justify="right")
@@ -25,7 +25,8 @@ def print_evaluation(document: dict[str, Any]) -> None:
         table.add_row(task, *(percent(found["tasks"][task]["success"]) for found in policies.values()))
     for key, title in (("success", "all"), ("grasped", "grasped"), ("collided", "collided")):
         table.add_row(title, *(percent(found["pooled"][key]) for found in policies.values()))
-    table.add_row("steps", *(f"{found['pooled']['steps']:.1f}" for found in policies.values()))
+    for key, title in (("steps", "steps"), ("path_length", "path, m"), ("jerk", "jerk, m/s^3")):
+        table.add_row(title, *(f"{found['pooled'][key]:.2f}" for found in policies.values()))
     console = Console()
     console.print(table)
     for name, difference in document["compared_with_first"].items():
@@ -35,3 +36,19 @@ def print_evaluation(document: dict[str, Any]) -> None:
             f"{name}: success {change['difference']:+.1%} ({low:+.0f} to {high:+.0f}), "
             f"{change['gained']} gained, {change['lost']} lost, p = {change['p_two_sided']:.3f}"
         )
+    _print_checks(console, document["checks"])
+    console.print(f"report: {document['report']}", soft_wrap=True)
+
+
+def _print_checks(console: Console, checks: dict[str, Any] | None) -> None:
+    if checks is None:
+        console.print("checks against fooling: not run (--no-checks)")
+        return
+    console.print(f"check passed: {checks['determinism']} episodes repeated bit for bit", soft_wrap=True)
+    for finding in checks["findings"]:
+        about = (
+            finding["check"]
+            if finding["check"] == finding["policy"]
+            else f"{finding['policy']}, {finding['check']}"
+        )
+        console.print(f"check {finding['verdict']}: {about}: {finding['message']}", soft_wrap=True)

@@ -1,0 +1,146 @@
+"""A whole evaluation as `grape eval` runs it: files, page, exit codes; a browser shows all of the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grape_training.cells import CellResult
+from grape_training.comparison import compare_cells, summarise
+from grape_training.evaluation_pictures import contact_sheet, side_by_side_film, stage_chart, success_chart
+from grape_training.evaluation_report import write_evaluation_report
+from PIL import Image
+from test_cli import Run, grape
+from test_report import BROWSER, PROBE
+
+__all__ = ["grape"]  # the fixture
+SMALL = ["--tasks", "stack_cube,spoon_on_towel", "--states", "2", "--workers", "1", "--max-steps", "20"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a real evaluation of expert and idle policy."""
+    from grape_training import cli
+    from typer.testing import CliRunner
+
+    output = tmp_path_factory.mktemp("evaluation")
+    arguments = [
+        "eval",
+        "expert",
+        "zero",
+        *SMALL,
+        "--check-states",
+        "1",
+        "--films",
+        "1",
+        "--output",
+        str(output),
+    ]
+    result = CliRunner().invoke(cli.app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document == json.loads((output / "evaluation.json").read_text())
+    return output
+
+
+def test_summary_holds_what_was_measured_and_checked(folder: Path) -> None:
+    document = json.loads((folder / "evaluation.json").read_text())
+    expert = document["policies"]["expert"]
+    assert expert["pooled"]["success"]["rate"] == 1.0
+    assert expert["pooled"]["episodes"] == 4
+    assert expert["tasks"]["stack_cube"]["stages"] == {"done": 2}
+    assert 0.2 < expert["pooled"]["path_length"] < 1.5
+    change = document["compared_with_first"]["zero"]
+    assert change["success"]["lost"] == 4
+    assert change["path_length"]["high"] < 0.0
+    verdicts = {finding["check"]: finding["verdict"] for finding in document["checks"]["findings"]}
+    assert verdicts == {"expert": "passed", "random": "passed", "zero": "passed"}
+    assert document["checks"]["determinism"] == 4
+
+
+def test_pictures_lie_beside_the_page(folder: Path) -> None:
+    for name in ("success.png", "stages.png", "sheets/stack_cube.png", "sheets/spoon_on_towel.png"):
+        picture = Image.open(folder / name)
+        assert len(picture.getcolors(1 << 24) or []) > 10
+    film = Image.open(folder / "films" / "stack_cube_eval_0000.webp")
+    assert 10 < film.n_frames <= 21  # images that do not differ are stored once
+    text = (folder / "evaluation.html").read_text()
+    assert text.count("data:image/webp") == 2 + 2 * 3  # charts; per cell film, still, sheet
+    assert "stack the green cube on the yellow cube" in text
+    assert "http" not in re.sub(r"data:[^\"]*", "", text)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium to open the page: apt-get install chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_the_page_without_an_error(folder: Path, tmp_path: Path, width: int) -> None:
+    assert BROWSER is not None
+    page = tmp_path / "probe.html"
+    page.write_text((folder / "evaluation.html").read_text().replace("<head>", "<head>" + PROBE, 1))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
+    command += ["--enable-logging=stderr", "--virtual-time-budget=8000", page.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in shown.stderr
+    found = re.search(r'<pre id="probe">(.*?)</pre>', shown.stdout, re.DOTALL)
+    assert found, "the page did not finish loading"
+    probe = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    assert probe["problems"] == []
+    assert not probe["overflow"], "the page is wider than the window"
+    assert all(wide > 0 and high > 0 and alt for wide, high, alt in probe["images"])
+
+
+def test_skipped_checks_are_said_on_the_page(tmp_path: Path) -> None:
+    cells = [CellResult(f"a/eval/{k:04d}", k == 0, True, 0, 5, stage="done") for k in range(3)]
+    document = {
+        "suite": "in_domain",
+        "suite_hash": "0" * 64,
+        "description": "<b>",
+        "seed": 0,
+        "max_steps": 50,
+        "policies": {"one": summarise(cells), "two": summarise(cells)},
+        "compared_with_first": {"two": compare_cells(cells, cells)},
+        "checks": None,
+    }
+    text = write_evaluation_report(tmp_path, document, {"one": cells, "two": cells}, {}).read_text()
+    assert "--no-checks" in text
+    assert "--films 0" in text
+    assert "<b>" not in text.replace("<body>", "")
+
+
+def test_film_holds_the_ended_episode_still_and_sheet_has_a_row_per_state() -> None:
+    rng = np.random.default_rng(0)
+    short, long = (rng.integers(0, 255, (length, 180, 240, 3), dtype=np.uint8) for length in (3, 6))
+    won, lost = CellResult("a/eval/0000", True, True, 0, 2), CellResult("a/eval/0000", False, False, 1, 5)
+    film = Image.open(io.BytesIO(side_by_side_film([short, long], [won, lost], ["one", "two"])))
+    assert film.n_frames == 6
+    assert film.size == (2 * 240 + 6, 200)
+    films = {("one", "a/eval/0000"): short, ("two", "a/eval/0000"): long}
+    known = {("one", "a/eval/0000"): won, ("two", "a/eval/0000"): lost}
+    one = contact_sheet("a", ["a/eval/0000"], ["one", "two"], films, known)
+    assert one.width == 7 * 166 + 6
+    policies = {"one": summarise([won]), "two": summarise([lost])}
+    assert success_chart(policies).width == stage_chart(policies).width == 900
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["expert", "--suite", "no_such_suite"], "no_such_suite"),
+        (["expert", "--tasks", "juggling"], "unknown task juggling"),
+        (["nowhere/policy"], "nowhere/policy is no folder of a policy"),
+        (["expert", "--split", "test"], "test"),
+        (["zero", "--shuffle", "everything"], "unknown shuffle"),
+        (["zero", "--ray", "127.0.0.1:1"], "Ray"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(grape: Run, arguments: list[str], words: str) -> None:
+    code, output, errors = grape("eval", *arguments)
+    assert code == 2, errors
+    assert words in errors
+    assert errors.startswith("error: ")
+    assert not output
