@@ -100,7 +100,9 @@ def _add_texture(spec: mujoco.MjSpec, texture: Texture) -> None:
     kinds = {"table": mujoco.mjtTexture.mjTEXTURE_2D, "object": mujoco.mjtTexture.mjTEXTURE_CUBE}
     for prefix, kind in kinds.items():
         name = f"{prefix}_{texture.name}"
-        spec.add_texture(name=name, type=kind, width=width, height=height, nchannel=3, data=image.tobytes())
+        spec.add_texture(
+            name=name, type=kind, width=width, height=height, nchannel=3, data=image.ravel().tolist()
+        )
         material = spec.add_material(name=name, rgba=[1.0] * 4, specular=0.0, shininess=0.0)
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
         if prefix == "table":

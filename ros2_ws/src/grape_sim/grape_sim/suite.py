@@ -15,7 +15,17 @@ from grape_sim.suite_types import Cell, Suite, SuiteError, Task
 
 __all__ = ["SHIPPED", "Cell", "Suite", "SuiteError", "Task", "load_suite"]
 
-SHIPPED = ("in_domain",)
+SHIPPED = (
+    "in_domain",
+    "unseen_subject",
+    "unseen_physical",
+    "unseen_semantic",
+    "unseen_visual",
+    "language_grounding",
+    "unseen_action",
+    "obstacle",
+    "efficiency",
+)
 _MAX_DEPTH = 4  # of suites that include suites
 
 
