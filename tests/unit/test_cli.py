@@ -28,6 +28,7 @@ COMMANDS = [
     "promote",
     "rollback",
     "loop",
+    "propose",
     "report",
     "versions",
     "checkpoint inspect",

@@ -33,6 +33,7 @@ from grape_preference.vlm_query import (
 from grape_preference.vlm_transport import HttpOptions
 from grape_sim.environment import SimEnvironment
 from grape_training.truth import Rollout, roll_out
+from vlm_answers import good_answer
 from vlm_server import Behaviour, hang_up, nothing, say, send, serving
 
 OPTIONS = HttpOptions(timeout=1.0, attempts=1)
@@ -59,14 +60,6 @@ def found(episode: Episode) -> dict[str, Candidate]:
 
 def client(url: str, root: Path, **limits: int) -> VlmClient:
     return VlmClient(ChatServer(url, "some-model", OPTIONS), root, Budget(**limits))
-
-
-def good_answer(found: dict[str, Candidate]) -> dict[str, Any]:
-    """What a model should say: the shipped stages, as an answer."""
-    document = document_of(plan_for_task("carrot_on_plate"))
-    numbers = {name: number for number, name in enumerate(found, start=1)}
-    keypoints = [{"number": numbers[name], "name": name} for name in document["keypoints"]]
-    return {"keypoints": keypoints, "stages": [{"start": None, **stage} for stage in document["stages"]]}
 
 
 def test_proposal_is_scored_exactly_as_the_shipped_file(
