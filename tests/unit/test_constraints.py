@@ -226,8 +226,8 @@ def test_only_text_is_an_expression(value: object) -> None:
 
 def test_without_keypoints_the_declared_objects_are_known() -> None:
     assert str(check_expression("distance(green_cube, basket) - 0.03").kind) == "m"
-    with pytest.raises(ConstraintError, match="unknown name 'banana'"):
-        check_expression("height(banana)")
+    with pytest.raises(ConstraintError, match="unknown name 'unicorn'"):
+        check_expression("height(unicorn)")
 
 
 def document(**changes: object) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from grape_episodes import contract
-from grape_preference.appearance import appearances, gripper_opening
+from grape_preference.appearance import appearances, gripper_opening, scene_objects
 from grape_preference.drawing import draw_keypoints, project
 from grape_preference.keypoints import track
 from grape_preference.scoring import score_episode
@@ -57,7 +57,8 @@ def test_all_objects_on_the_table_are_found_and_no_others(rollouts: list[Rollout
         episode = rollout.episode
         assert episode.depths is not None
         on_table = {name for name, centre in rollout.centres.items() if centre[0, 0] > 0.1}
-        found = propose(episode.images[0], episode.depths[0], projector, appearances().values())
+        scene = [appearances()[name] for name in scene_objects()]
+        found = propose(episode.images[0], episode.depths[0], projector, scene)
         assert found.keys() == on_table
         for name, candidate in found.items():
             middle = (candidate.lower + candidate.upper) / 2
@@ -112,8 +113,8 @@ def test_invalid_depth_pixels_do_not_move_keypoints(rollouts: list[Rollout]) -> 
 
 def test_an_undeclared_object_is_refused(rollouts: list[Rollout]) -> None:
     episode = rollouts[0].episode
-    with pytest.raises(ScoringError, match="no appearance is declared for 'banana'"):
-        track(episode, ["banana"])
+    with pytest.raises(ScoringError, match="no appearance is declared for 'unicorn'"):
+        track(episode, ["unicorn"])
     blind = dataclasses.replace(episode, joint_names=("waist", *episode.joint_names[1:-1], "finger"))
     with pytest.raises(ScoringError, match="no joint 'gripper'"):
         track(blind)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import yaml
+
+HUE_SLACK, SATURATION_SLACK, VALUE_SHARE = 5, 40, 0.5  # by how much ``relaxed`` widens a range
+GREY_SATURATION, GREY_SLACK, GREY_VALUE_SHARE = 80, 20, 0.7  # the same for white things: grey is everywhere
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,19 @@ def _document() -> dict[str, Any]:
 @cache
 def appearances() -> dict[str, Appearance]:
     """Return every declared object by name."""
-    return {
-        name: Appearance(
-            name, _ranges(fields["body"]), _ranges(fields.get("parts", [])), float(fields["size"])
-        )
-        for name, fields in _document()["objects"].items()
-    }
+    document = _document()
+    rows = {**document["objects"], **document["further_objects"]}
+    return {name: _appearance(name, {**rows.get(row.get("like"), {}), **row}) for name, row in rows.items()}
+
+
+def scene_objects() -> tuple[str, ...]:
+    """Return the objects of the shipped scene: what to look for where nobody says what stands there."""
+    return tuple(_document()["objects"])
+
+
+def relaxed(item: Appearance) -> Appearance:
+    """Return ``item`` with wider colour ranges, for a scene in other light than the declared one."""
+    return replace(item, body=tuple(map(_wider, item.body)), parts=tuple(map(_wider, item.parts)))
 
 
 def workspace() -> tuple[np.ndarray, np.ndarray]:
@@ -63,6 +73,21 @@ def gripper_opening(joint_metres: np.ndarray) -> np.ndarray:
 def gripper_joint() -> str:
     """Return the name of the gripper's joint in the joint states."""
     return str(_document()["gripper"]["joint"])
+
+
+def _appearance(name: str, row: dict[str, Any]) -> Appearance:
+    return Appearance(name, _ranges(row["body"]), _ranges(row.get("parts", [])), float(row["size"]))
+
+
+def _wider(colour: ColourRange) -> ColourRange:
+    hue, saturation, value = colour.lower
+    top_hue, top_saturation, _ = colour.upper
+    grey = top_saturation < GREY_SATURATION
+    slack, share = (GREY_SLACK, GREY_VALUE_SHARE) if grey else (SATURATION_SLACK, VALUE_SHARE)
+    return ColourRange(
+        (max(0, hue - HUE_SLACK), max(0, saturation - slack), int(value * share)),
+        (min(179, top_hue + HUE_SLACK), min(255, top_saturation + slack), 255),
+    )
 
 
 def _ranges(items: list[dict[str, list[int]]]) -> tuple[ColourRange, ...]:

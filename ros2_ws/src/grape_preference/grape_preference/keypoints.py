@@ -23,6 +23,7 @@ from grape_preference.appearance import (
     appearances,
     gripper_joint,
     gripper_opening,
+    relaxed,
 )
 from grape_preference.constraints import ConstraintError, plan_for_task
 from grape_preference.language_functions import GRASP_CLOSED
@@ -30,6 +31,7 @@ from grape_preference.segmentation import Candidate, Projector, propose
 from grape_preference.stage_scoring import ScoringError
 from grape_preference.tracks import KeypointTracks
 
+SEEN_SHARE = 0.3  # of the frames; an object found in fewer is looked for again, with wider colour ranges
 WHOLE, PART = 0.70, 0.15  # shares of an object's visible area: seen whole, seen in part
 CLEAR = 0.95  # share from which nothing hides the object
 REST_SLACK = 0.006  # m by which visible points may leave the box of an object at rest
@@ -64,10 +66,11 @@ def track(episode: Episode, names: Sequence[str] | None = None) -> KeypointTrack
     names = tuple(names if names is not None else _keypoints_of(episode.manifest.task))
     objects = [_declared(name) for name in names]
     projector = _projector(episode.camera)
-    frames = [
-        propose(image, depth, projector, objects)
-        for image, depth in zip(episode.images, episode.depths, strict=True)
-    ]
+    frames = _find(episode, projector, objects)
+    lost = [item for item in objects if sum(item.name in f for f in frames) < SEEN_SHARE * len(frames)]
+    if lost:  # perhaps the light is another one than was declared
+        again = _find(episode, projector, [relaxed(item) for item in lost])
+        frames = [{**found, **more} for found, more in zip(frames, again, strict=True)]
     opening = gripper_opening(_gripper_joint(episode))
     rows = [
         _Tracker(episode, projector, opening).run([frame.get(name) for frame in frames]) for name in names
@@ -82,6 +85,14 @@ def track(episode: Episode, names: Sequence[str] | None = None) -> KeypointTrack
         gripper=opening,
         times=(episode.stamps_ns - episode.stamps_ns[0]) * 1e-9,
     )
+
+
+def _find(
+    episode: Episode, projector: Projector, objects: Sequence[Appearance]
+) -> list[dict[str, Candidate]]:
+    assert episode.depths is not None
+    pictures = zip(episode.images, episode.depths, strict=True)
+    return [propose(image, depth, projector, objects) for image, depth in pictures]
 
 
 def _keypoints_of(task: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from grape_episodes.contract import Camera
 
-from grape_preference.appearance import appearances, workspace
+from grape_preference.appearance import appearances, scene_objects, workspace
 from grape_preference.segmentation import MIN_PIXELS, Candidate, Projector, box_candidate, propose
 from grape_preference.vlm_client import VlmClient
 from grape_preference.vlm_json import AnswerError
@@ -49,7 +49,7 @@ class ColourProposer:
         unknown = [name for name in names if name not in known]
         if unknown:
             raise ValueError(f"no appearance is declared for {unknown[0]!r}; there are {', '.join(known)}")
-        wanted = [known[name] for name in names or known]
+        wanted = [known[name] for name in names or scene_objects()]
         return propose(image, depth, Projector(camera), wanted)
 
 

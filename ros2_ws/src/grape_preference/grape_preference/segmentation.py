@@ -14,6 +14,7 @@ from grape_preference.appearance import Appearance, ColourRange, workspace
 TABLE_CLEARANCE = 0.0025  # m; pixels nearer to the table plane z = 0 are the table's
 MIN_PIXELS = 12
 PART_REACH = 3  # px between a part and the body that it belongs to
+MAX_SIZE = 1.5  # times its declared size, from which on a blob is too large to be the object
 OUTLIERS = 0.02  # share of points cut off at either side of a box, against stray depth pixels
 
 
@@ -138,8 +139,9 @@ def _object_pixels(
     centre: np.ndarray | None = None
     for label in order[:8]:
         pixels = _label_pixels(labels, stats[label], int(label)) + np.array([left, top])
-        middle = np.median(projector.points(pixels, depth), axis=0)
-        if (middle < lower).any() or (middle > upper).any():
+        points = projector.points(pixels, depth)
+        middle = np.median(points, axis=0)
+        if (middle < lower).any() or (middle > upper).any() or _extent(points) > MAX_SIZE * size:
             continue
         if centre is None:
             if len(pixels) < MIN_PIXELS:
@@ -148,6 +150,13 @@ def _object_pixels(
         if np.linalg.norm(middle - centre) < size:
             kept.append(pixels)
     return np.concatenate(kept) if kept else None
+
+
+def _extent(points: np.ndarray) -> float:
+    """Return the longest side (m) of the box around most of ``points`` (n, 3)."""
+    cut = int(len(points) * OUTLIERS)
+    ordered = np.sort(points, axis=0)
+    return float((ordered[-1 - cut] - ordered[cut]).max())
 
 
 def _label_pixels(labels: np.ndarray, stats: np.ndarray, label: int) -> np.ndarray:
