@@ -60,7 +60,7 @@ def test_model_s_stages_are_written_and_scored_with(
     grape: Run, rollout: Rollout, folder: Path, tmp_path: Path
 ) -> None:
     with serving(say(answer(rollout))) as server:
-        code, out, _ = grape("propose", folder, "--url", server.url, "--model", "m", "--json")
+        code, out, _ = grape("propose", folder, "--vlm-url", server.url, "--vlm-model", "m", "--json")
     told = json.loads(out)
     assert code == 0
     assert (told["source"], told["verdict"], told["requests"], told["tokens"]) == (
@@ -89,7 +89,7 @@ def test_model_s_stages_are_written_and_scored_with(
 
 def test_fallback_is_said_and_can_be_refused(grape: Run, folder: Path) -> None:
     with serving(say("no idea")) as server:
-        arguments = ("propose", folder, "--url", server.url, "--model", "m")
+        arguments = ("propose", folder, "--vlm-url", server.url, "--vlm-model", "m")
         code, out, _ = grape(*arguments)
         assert code == 0
         assert "SHIPPED stages (invalid_answer)" in out
@@ -109,8 +109,8 @@ def test_shipped_stages_need_no_model(grape: Run, folder: Path, tmp_path: Path) 
 
 def test_budget_is_kept(grape: Run, folder: Path) -> None:
     with serving(say("no idea")) as server:
-        arguments = ("propose", folder, "--url", server.url, "--model", "m", "--no-fallback")
-        code, _, err = grape(*arguments, "--max-requests", 1)
+        arguments = ("propose", folder, "--vlm-url", server.url, "--vlm-model", "m", "--no-fallback")
+        code, _, err = grape(*arguments, "--vlm-max-requests", 1)
         assert (code, len(server.requests)) == (1, 1)
         assert "budget of 1 requests" in err
 
@@ -126,15 +126,56 @@ def test_model_that_points_and_then_plans(grape: Run, rollout: Rollout, folder: 
         u, v = item.pixels[np.linalg.norm(item.pixels - item.pixels.mean(axis=0), axis=1).argmin()]
         points.append({"name": name, "u": 2 * int(u), "v": 2 * int(v)})
     with serving(say({"points": points}), say(good_answer(found))) as server:
-        arguments = ("--proposer", "pointing", "--names", "carrot,plate", "--url", server.url, "--model", "m")
+        arguments = (
+            "--proposer",
+            "pointing",
+            "--names",
+            "carrot,plate",
+            "--vlm-url",
+            server.url,
+            "--vlm-model",
+            "m",
+        )
         code, out, err = grape("propose", folder, *arguments, "--json")
     assert code == 0, err
     assert json.loads(out)["requests"] == 2
 
 
+def test_pointing_that_fails_falls_back_too(grape: Run, folder: Path) -> None:
+    with serving(say("over there")) as server:
+        arguments = (
+            "--proposer",
+            "pointing",
+            "--names",
+            "carrot",
+            "--vlm-url",
+            server.url,
+            "--vlm-model",
+            "m",
+        )
+        code, out, _ = grape("propose", folder, *arguments)
+    assert code == 0
+    assert "SHIPPED stages (invalid_answer)" in out
+
+
+@pytest.mark.parametrize(("answer", "success"), [("yes", 1.0), ("no", 0.0), ("unsure", 1.0)])
+def test_score_asks_for_a_second_opinion(
+    grape: Run, folder: Path, tmp_path: Path, answer: str, success: float
+) -> None:
+    with serving(say({"reason": "seen", "success": answer})) as server:
+        model = ("--vlm-url", server.url, "--vlm-model", "m")
+        code, _, err = grape("score", folder.parent, "--output", tmp_path, *model)
+        assert (code, len(server.requests)) == (0, 1), err
+    (row,) = json.loads((tmp_path / "scores.json").read_text())["episodes"]
+    assert row["i_success"] == success
+    assert row["judge"] == ("keypoints" if answer == "unsure" else "keypoints+vlm")
+
+
 def test_models_in_this_process(grape: Run, folder: Path, tmp_path: Path) -> None:
     save_llava(tmp_path / "llava")
-    code, out, err = grape("propose", folder, "--local", tmp_path / "llava", "--max-tokens", 50, "--json")
+    code, out, err = grape(
+        "propose", folder, "--vlm-local", tmp_path / "llava", "--vlm-max-tokens", 50, "--json"
+    )
     assert code == 0, err
     told = json.loads(out)
     assert (told["source"], told["verdict"]) == ("shipped", "budget")
@@ -151,7 +192,9 @@ def test_models_in_this_process(grape: Run, folder: Path, tmp_path: Path) -> Non
         "--dinov2",
         save_dinov2(tmp_path / "d"),
     )
-    code, _, err = grape("propose", folder, "--url", "http://127.0.0.1:1/v1", "--model", "m", *learned)
+    code, _, err = grape(
+        "propose", folder, "--vlm-url", "http://127.0.0.1:1/v1", "--vlm-model", "m", *learned
+    )
     assert code == 2
     assert "no object was found" in err
 
@@ -159,15 +202,18 @@ def test_models_in_this_process(grape: Run, folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "--shipped"),
-        (("--url", "http://a/v1"), "--model"),
-        (("--url", "http://a/v1", "--model", "m", "--shipped"), "--shipped"),
-        (("--url", "a", "--model", "m"), "address"),
-        (("--local", "nowhere"), "config.json is missing"),
-        (("--url", "http://a/v1", "--model", "m", "--proposer", "magic"), "colour, pointing or learned"),
-        (("--url", "http://a/v1", "--model", "m", "--proposer", "learned"), "--sam2"),
-        (("--url", "http://a/v1", "--model", "m", "--proposer", "pointing"), "names"),
-        (("--url", "http://a/v1", "--model", "m", "--names", "tomato"), "tomato"),
+        ((), "--vlm-local"),
+        (("--vlm-url", "http://a/v1"), "--vlm-model"),
+        (("--vlm-url", "http://a/v1", "--vlm-model", "m", "--shipped"), "--shipped"),
+        (("--vlm-url", "a", "--vlm-model", "m"), "address"),
+        (("--vlm-local", "nowhere"), "config.json is missing"),
+        (
+            ("--vlm-url", "http://a/v1", "--vlm-model", "m", "--proposer", "magic"),
+            "colour, pointing or learned",
+        ),
+        (("--vlm-url", "http://a/v1", "--vlm-model", "m", "--proposer", "learned"), "--sam2"),
+        (("--vlm-url", "http://a/v1", "--vlm-model", "m", "--proposer", "pointing"), "names"),
+        (("--vlm-url", "http://a/v1", "--vlm-model", "m", "--names", "tomato"), "tomato"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(

@@ -189,7 +189,7 @@ def test_shipped_stages_serve_when_the_model_fails_and_the_file_says_so(
     behaviour: Behaviour, verdict: str, episode: Episode, found: dict[str, Candidate], tmp_path: Path
 ) -> None:
     with serving(behaviour) as server:
-        proposal = propose_or_ship(client(server.url, tmp_path), episode, found)
+        proposal = propose_or_ship(client(server.url, tmp_path), episode, lambda: found)
         assert len(server.requests) == (2 if verdict == "invalid_answer" else 1)
     assert (proposal.source, proposal.verdict) == ("shipped", verdict)
     path = tmp_path / "carrot_on_plate.yaml"
@@ -205,12 +205,12 @@ def test_without_shipped_stages_the_failure_is_told(
     manifest = dataclasses.replace(episode.manifest, task="fold_shirt")
     folding = dataclasses.replace(episode, manifest=manifest)
     with serving(send(404, "?")) as server, pytest.raises(VlmError, match="404"):
-        propose_or_ship(client(server.url, tmp_path), folding, found)
+        propose_or_ship(client(server.url, tmp_path), folding, lambda: found)
 
 
 def test_budget_ends_the_repair(episode: Episode, found: dict[str, Candidate], tmp_path: Path) -> None:
     with serving(say("no")) as server:
-        proposal = propose_or_ship(client(server.url, tmp_path, max_requests=1), episode, found)
+        proposal = propose_or_ship(client(server.url, tmp_path, max_requests=1), episode, lambda: found)
         assert (proposal.verdict, len(server.requests)) == ("budget", 1)
 
 

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from grape_training.cli_common import JsonOption, print_json, split_tasks
+from grape_training.cli_vlm import (
+    DEFAULT_FOLDER,
+    DEFAULT_TIMEOUT,
+    DeviceOption,
+    FolderOption,
+    LocalOption,
+    ModelOption,
+    RequestsOption,
+    TimeoutOption,
+    TokensOption,
+    UrlOption,
+    open_client,
+)
 from grape_training.errors import BadInputError
 
 if TYPE_CHECKING:
     from grape_episodes.types import Episode
     from grape_preference.proposers import Proposer
     from grape_preference.segmentation import Candidate
-    from grape_preference.vlm import VlmModel
     from grape_preference.vlm_client import VlmClient
     from grape_preference.vlm_query import StageProposal
-
-_REMEDY = "Give one of: --url with --model (a server), --local (a checkpoint folder), --shipped (no model)"
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -28,14 +39,10 @@ def add_commands(app: typer.Typer) -> None:
 
 def propose(
     episode: Annotated[Path, typer.Argument(help="Folder of a recorded episode; its first frame is shown.")],
-    url: Annotated[
-        str, typer.Option(help="Chat server, e.g. http://localhost:11434/v1; its key: GRAPE_VLM_API_KEY.")
-    ] = "",
-    model: Annotated[str, typer.Option(help="The model's name at the server.")] = "",
-    local: Annotated[
-        Path | None, typer.Option(help="Checkpoint folder of an image-text-to-text model to run here.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Device of models that run here: cpu, cuda, ...")] = "cpu",
+    url: UrlOption = "",
+    model: ModelOption = "",
+    local: LocalOption = None,
+    device: DeviceOption = "cpu",
     shipped: Annotated[
         bool, typer.Option("--shipped", help="Take the shipped stages; ask no model.")
     ] = False,
@@ -56,51 +63,32 @@ def propose(
     output: Annotated[
         Path | None, typer.Option(help="Stage file to write; default: runs/stages/<task>.yaml.")
     ] = None,
-    folder: Annotated[
-        Path, typer.Option(help="Folder of the audit (what was sent and answered) and of the cache.")
-    ] = Path("runs/vlm"),
-    max_requests: Annotated[int, typer.Option(min=1, help="Budget of requests, tries included.")] = 20,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Budget of tokens, prompts included.")] = 200_000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one answer.")] = 300.0,
+    folder: FolderOption = DEFAULT_FOLDER,
+    max_requests: RequestsOption = 20,
+    max_tokens: TokensOption = 200_000,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
     json: JsonOption = False,
 ) -> None:
     """Propose the stages of an episode's task and write them as a stage file for grape score --stages."""
     from grape_episodes.reader import read_episode
     from grape_preference.vlm import Budget
-    from grape_preference.vlm_client import VlmClient
-    from grape_preference.vlm_query import (
-        propose_or_ship,
-        propose_stages,
-        shipped_proposal,
-        write_stages,
-    )
+    from grape_preference.vlm_query import propose_or_ship, shipped_proposal, write_stages
 
-    if (bool(url) + (local is not None) + shipped) != 1 or bool(url) != bool(model):
-        raise BadInputError("it is not clear where the stages shall come from", _REMEDY)
-    recording = read_episode(episode)
+    recording, client = read_episode(episode), None
+    if shipped and (url or local):
+        raise BadInputError("--shipped asks no model", "Leave it out, or leave out the model")
     if shipped:
-        client, proposal = None, shipped_proposal(recording.manifest.task)
+        proposal = shipped_proposal(recording.manifest.task)
     else:
         budget = Budget(max_requests, max_tokens)
-        client = VlmClient(_model(url, model, local, device, timeout), folder, budget)
+        client = open_client(url, model, local, device, timeout, folder, budget)
         finder = _proposer(proposer, client, sam2, dinov2, device)
-        ask = propose_or_ship if fallback else propose_stages
-        proposal = ask(client, recording, _first_objects(recording, finder, split_tasks(names)))
+        find = partial(_first_objects, recording, finder, split_tasks(names))
+        proposal = propose_or_ship(client, recording, find, fallback=fallback)
     path = output or Path("runs/stages") / f"{recording.manifest.task}.yaml"
     name = client.model.name if client else ""
     write_stages(proposal, path, recording.manifest.instruction, name)
     _report(proposal, path, client, json)
-
-
-def _model(url: str, name: str, local: Path | None, device: str, timeout: float) -> VlmModel:
-    if local is not None:
-        from grape_preference.vlm_local import LocalModel
-
-        return LocalModel(local, device, timeout=timeout)
-    from grape_preference.vlm_http import ChatServer
-    from grape_preference.vlm_transport import HttpOptions
-
-    return ChatServer(url, name, HttpOptions(timeout=timeout))
 
 
 def _proposer(kind: str, client: VlmClient, sam2: Path | None, dinov2: Path | None, device: str) -> Proposer:

@@ -10,6 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from grape_training.cli_common import DEFAULT_EPISODES, JsonOption, WorkersOption, print_json
+from grape_training.cli_vlm import (
+    DEFAULT_FOLDER,
+    DEFAULT_TIMEOUT,
+    DeviceOption,
+    FolderOption,
+    LocalOption,
+    ModelOption,
+    RequestsOption,
+    TimeoutOption,
+    TokensOption,
+    UrlOption,
+    open_client,
+)
 
 
 class _RunByDefault(TyperGroup):
@@ -82,12 +95,30 @@ def run(
     ray: Annotated[
         str, typer.Option(help="Score on a Ray cluster: local, auto or HOST:PORT; same results.")
     ] = "",
+    url: UrlOption = "",
+    model: ModelOption = "",
+    local: LocalOption = None,
+    device: DeviceOption = "cpu",
+    folder: FolderOption = DEFAULT_FOLDER,
+    max_requests: RequestsOption = 1000,
+    max_tokens: TokensOption = 2_000_000,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT,
     json: JsonOption = False,
 ) -> None:
-    """Score episodes against their task's stage constraints and pair the best with the worst."""
+    """Score episodes against their task's stage constraints and pair the best with the worst.
+
+    With a vision-language model (--vlm-...), its yes on the last images is needed for success too.
+    """
     from grape_preference.folder import score_folder
     from grape_preference.plans import ScoringOptions
 
+    visual = None
+    if url or local is not None:
+        from grape_preference.vlm import Budget
+        from grape_preference.vlm_judge import VlmJudge
+
+        budget = Budget(max_requests, max_tokens)
+        visual = VlmJudge(open_client(url, model, local, device, timeout, folder, budget))
     result = score_folder(
         episodes,
         output,
@@ -98,6 +129,7 @@ def run(
         fallback_distance=fallback_distance,
         options=ScoringOptions(objective, judge, stages),
         run=_on_ray(workers, ray) if ray else None,
+        visual=visual,
     )
     summary = {
         "episodes": len(result.scores),

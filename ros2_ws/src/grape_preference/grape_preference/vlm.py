@@ -92,7 +92,7 @@ class Budget:
             spent = f"{self.max_tokens} tokens"
         if spent is not None:
             what = f"the run's budget of {spent} for the vision-language model is spent; nothing was sent"
-            raise VlmError("budget", what, "Raise it with --max-requests or --max-tokens")
+            raise VlmError("budget", what, "Raise it with --vlm-max-requests or --vlm-max-tokens")
         self.requests += 1
 
     def add_tokens(self, tokens: int) -> None:

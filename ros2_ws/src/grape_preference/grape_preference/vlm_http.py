@@ -173,7 +173,7 @@ class ChatServer:
         budget.add_tokens(tokens)
         if choice.finish_reason == "length":
             what = "the model's answer was cut off at the limit of tokens"
-            raise VlmError("invalid_answer", what, "Raise --max-tokens, or take another model", content)
+            raise VlmError("invalid_answer", what, "Raise --vlm-max-tokens, or take another model", content)
         return Reply(content, tokens)
 
 

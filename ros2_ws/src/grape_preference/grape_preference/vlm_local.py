@@ -76,7 +76,7 @@ class LocalModel:
         text = str(self._processor.decode(generated, skip_special_tokens=True))
         if seconds >= self.timeout:
             what = f"{self.place} gave no whole answer within {self.timeout:g} s"
-            raise VlmError("timeout", what, "Allow more with --timeout, or take a smaller model", text)
+            raise VlmError("timeout", what, "Allow more with --vlm-timeout, or take a smaller model", text)
         return Reply(text, len(output))
 
     def _inputs(self, question: Question) -> Any:

@@ -8,7 +8,7 @@ there are any, and the proposal says so.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,15 +90,22 @@ def propose_stages(client: VlmClient, episode: Episode, found: Mapping[str, Cand
         return StageProposal(repaired.plan, "model", "repaired", refusal, repaired.appearances)
 
 
-def propose_or_ship(client: VlmClient, episode: Episode, found: Mapping[str, Candidate]) -> StageProposal:
-    """Return the model's proposal, or else the shipped stages and why; raise VlmError without either."""
+def propose_or_ship(
+    client: VlmClient, episode: Episode, find: Callable[[], Mapping[str, Candidate]], *, fallback: bool = True
+) -> StageProposal:
+    """Return the model's proposal, or with ``fallback`` the shipped stages of the task and why they serve.
+
+    ``find`` looks for the objects; it may ask the model too. Raise VlmError when there is neither.
+    """
     try:
-        return propose_stages(client, episode, found)
+        return propose_stages(client, episode, find())
     except VlmError as error:
         try:
-            plan = plan_for_task(episode.manifest.task)
+            plan = plan_for_task(episode.manifest.task) if fallback else None
         except ConstraintError:
-            raise error from None
+            plan = None
+        if plan is None:
+            raise
         return StageProposal(plan, "shipped", error.reason, shorten(str(error), 600))
 
 

@@ -69,7 +69,9 @@ def post(url: str, headers: dict[str, str], body: dict[str, Any], options: HttpO
         return anyio.run(_post, url, headers, body, options)
     except (TimeoutError, httpx2.TimeoutException):
         what = f"{url} gave no whole answer within {options.timeout:g} s"
-        raise PassingError("timeout", what, "Allow more with --timeout, or take a smaller model") from None
+        raise PassingError(
+            "timeout", what, "Allow more with --vlm-timeout, or take a smaller model"
+        ) from None
     except (httpx2.TransportError, OSError) as error:
         what = f"the connection to {url} failed ({shorten(str(error)) or type(error).__name__})"
         raise PassingError("unreachable", what, "Check the address and that the server runs") from None
