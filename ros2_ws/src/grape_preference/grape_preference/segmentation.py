@@ -14,7 +14,8 @@ from grape_preference.appearance import Appearance, ColourRange, workspace
 TABLE_CLEARANCE = 0.0025  # m; pixels nearer to the table plane z = 0 are the table's
 MIN_PIXELS = 12
 PART_REACH = 3  # px between a part and the body that it belongs to
-MAX_SIZE = 1.5  # times its declared size, from which on a blob is too large to be the object
+MAX_SIZE = 1.25  # times its declared size, from which on a blob is too large to be the object
+FRAGMENT_SLACK = 0.012  # m that an object put together from fragments may be larger than declared
 OUTLIERS = 0.02  # share of points cut off at either side of a box, against stray depth pixels
 
 
@@ -124,7 +125,7 @@ def colour_mask(hsv: np.ndarray, ranges: tuple[ColourRange, ...]) -> np.ndarray:
 def _object_pixels(
     mask: np.ndarray, size: float, depth: np.ndarray, projector: Projector
 ) -> np.ndarray | None:
-    """Return (n, 2) pixels of the largest blob in the workspace and its fragments within ``size``.
+    """Return (n, 2) pixels of the largest blob in the workspace and of what fits to it within ``size``.
 
     Fingers in front of an object cut it into fragments, so one blob alone is not the object.
     """
@@ -136,27 +137,33 @@ def _object_pixels(
     order = [i for i in np.argsort(-stats[:, cv2.CC_STAT_AREA]) if i > 0 and stats[i, cv2.CC_STAT_AREA] >= 4]
     lower, upper = workspace()
     kept: list[np.ndarray] = []
-    centre: np.ndarray | None = None
+    box: tuple[np.ndarray, np.ndarray] | None = None
     for label in order[:8]:
         pixels = _label_pixels(labels, stats[label], int(label)) + np.array([left, top])
         points = projector.points(pixels, depth)
         middle = np.median(points, axis=0)
-        if (middle < lower).any() or (middle > upper).any() or _extent(points) > MAX_SIZE * size:
+        if (middle < lower).any() or (middle > upper).any():
             continue
-        if centre is None:
+        low, high = _box(points)
+        if box is None:
+            if (high - low).max() > MAX_SIZE * size:
+                continue
             if len(pixels) < MIN_PIXELS:
                 return None
-            centre = middle
-        if np.linalg.norm(middle - centre) < size:
-            kept.append(pixels)
+        else:
+            low, high = np.minimum(box[0], low), np.maximum(box[1], high)
+            if (high - low).max() > size + FRAGMENT_SLACK:
+                continue
+        box = low, high
+        kept.append(pixels)
     return np.concatenate(kept) if kept else None
 
 
-def _extent(points: np.ndarray) -> float:
-    """Return the longest side (m) of the box around most of ``points`` (n, 3)."""
+def _box(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return lower and upper corner (3,) of the box around most of ``points`` (n, 3)."""
     cut = int(len(points) * OUTLIERS)
     ordered = np.sort(points, axis=0)
-    return float((ordered[-1 - cut] - ordered[cut]).max())
+    return ordered[cut], ordered[-1 - cut]
 
 
 def _label_pixels(labels: np.ndarray, stats: np.ndarray, label: int) -> np.ndarray:
