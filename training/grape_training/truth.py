@@ -14,9 +14,10 @@ from typing import Any
 import mujoco
 import numpy as np
 from grape_episodes import contract
+from grape_episodes.contract import Camera
 from grape_episodes.manifest import start_manifest
 from grape_episodes.reader import read_episode
-from grape_episodes.types import Episode, EpisodeManifest
+from grape_episodes.types import Episode, EpisodeManifest, Extrinsics
 from grape_episodes.writer import write_episode
 from grape_policy.arm.description import load_description
 from grape_policy.arm.safety import ActionRefused
@@ -115,7 +116,20 @@ def roll_out(
         name: np.array([pose[name][0] + Rotation.from_quat(pose[name][1]).apply(centre) for pose in poses])
         for name, centre in shape_centres(environment).items()
     }
-    return Rollout(_episode(manifest, observations, np.array(actions), actor, seed), centres)
+    episode = _episode(manifest, observations, np.array(actions), actor, seed)
+    return Rollout(replace(episode, camera=_camera(environment)), centres)
+
+
+def _camera(environment: SimEnvironment) -> Camera:
+    """Return the camera of the present initial state: a calibrated robot knows where its camera is."""
+    camera: Camera = getattr(environment, "camera", None) or contract.camera()
+    return camera
+
+
+def _extrinsics(camera: Camera) -> Extrinsics:
+    x, y, z = camera.base_from_camera[:3, 3].tolist()
+    quaternion = Rotation.from_matrix(camera.base_from_camera[:3, :3]).as_quat().tolist()
+    return Extrinsics((x, y, z), tuple(quaternion))
 
 
 def _manifest(
@@ -134,6 +148,7 @@ def _manifest(
     )
     return replace(
         started,
+        extrinsics=_extrinsics(_camera(environment)),
         outcome="stopped" if refused else "success" if verdict.success else "failure",
         success=bool(verdict.success),
         grasped=bool(verdict.grasped),
