@@ -1,7 +1,7 @@
 """Peak memory of loading a policy: ``python benchmarks/checkpoint_memory.py`` prints one JSON object.
 
 Writes a synthetic sharded float32 checkpoint to a temporary folder, loads it in a process of its own with
-weights of ``--dtype``, and compares the growth of that process's peak memory with the size of the weights.
+weights of ``--precision``, and compares the growth of that process's peak memory with the weights' size.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from grape_policy.vla.config import TextConfig, VlaConfig, small_config
 from grape_policy.vla.inference import VlaPolicy
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.preprocess import Preprocessor
+from grape_policy.vla.runtime import PRECISIONS, Runtime
 from grape_policy.vla.statistics import ActionStatistics
 from grape_policy.vla.tokenizer import train_tokenizer
 
@@ -50,10 +51,10 @@ def write_synthetic(folder: Path, gigabytes: float) -> None:
     save_checkpoint(folder, model, tokenizer, statistics, Preprocessor(112), max_shard_size="500MB")
 
 
-def measure_load(folder: Path, dtype: torch.dtype) -> dict[str, float]:
+def measure_load(folder: Path, precision: str) -> dict[str, float]:
     """Load the checkpoint in this process; return its weights' and the peak's growth in bytes."""
     before = peak_bytes()
-    model = VlaPolicy.from_checkpoint(folder, dtype=dtype).checkpoint.model
+    model = VlaPolicy.from_checkpoint(folder, runtime=Runtime(precision=precision)).checkpoint.model
     growth = peak_bytes() - before
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return {"weights_bytes": weights, "peak_growth_bytes": growth, "ratio": growth / weights}
@@ -63,7 +64,7 @@ def main() -> None:
     """Write, measure in processes of their own, print, and delete."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.1)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -71,17 +72,19 @@ def main() -> None:
     if arguments.write:
         write_synthetic(arguments.write, arguments.gigabytes)
     elif arguments.load:
-        print(json.dumps(measure_load(arguments.load, getattr(torch, arguments.dtype))))
+        print(json.dumps(measure_load(arguments.load, arguments.precision)))
     else:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "synthetic"
             this = [sys.executable, __file__, "--gigabytes", str(arguments.gigabytes)]
-            this += ["--dtype", arguments.dtype]
+            this += ["--precision", arguments.precision]
             subprocess.run([*this, "--write", str(folder)], check=True)
             shards = len(list(folder.glob("*.safetensors")))
             found = subprocess.run([*this, "--load", str(folder)], check=True, capture_output=True, text=True)
             print(
-                json.dumps({"shards": shards, "dtype": arguments.dtype, **json.loads(found.stdout)}, indent=1)
+                json.dumps(
+                    {"shards": shards, "precision": arguments.precision, **json.loads(found.stdout)}, indent=1
+                )
             )
 
 

@@ -14,6 +14,7 @@ from grape_policy.vla.checkpoint import load_checkpoint, save_checkpoint
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.inference import VlaPolicy
 from grape_policy.vla.preprocess import Preprocessor
+from grape_policy.vla.runtime import Runtime
 from safetensors.torch import load_file, save_file
 from vla_factory import STATISTICS, random_images, tiny_checkpoint, tiny_model, tiny_tokenizer
 
@@ -52,7 +53,10 @@ def test_round_trip_keeps_weights_and_version(original: Path) -> None:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
     assert not checkpoint.model.training
     assert checkpoint.version.startswith("tiny-")
-    assert load_checkpoint(original, dtype=torch.bfloat16).model.projector.fc1.weight.dtype == torch.bfloat16
+    assert (
+        load_checkpoint(original, runtime=Runtime(precision="bfloat16")).model.projector.fc1.weight.dtype
+        == torch.bfloat16
+    )
 
 
 def test_version_follows_the_content(original: Path, folder: Path, tmp_path: Path) -> None:
@@ -242,11 +246,60 @@ def test_an_incomplete_pair_of_factors_is_refused(original: Path, adapter: Path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_missing_graphics_card_is_named(original: Path) -> None:
-    assert "no usable CUDA" in problems(original, device="cuda")[0]
+def test_a_missing_graphics_card_is_named() -> None:
+    with pytest.raises(ValueError, match="no usable CUDA"):
+        Runtime("cuda")
+
+
+def test_unknown_devices_and_precisions_are_named() -> None:
+    with pytest.raises(ValueError, match=r"precision 'int3'.*bfloat16"):
+        Runtime(precision="int3")
+    with pytest.raises(ValueError, match=r"device 'gpu'.*cuda"):
+        Runtime("gpu")
 
 
 def test_half_precision_policies_act(original: Path) -> None:
-    for dtype in (torch.bfloat16, torch.float16):
-        batch = VlaPolicy.from_checkpoint(original, dtype=dtype).act(random_images(2), ["put it in"] * 2)
+    for precision in ("bfloat16", "float16"):
+        policy = VlaPolicy.from_checkpoint(original, runtime=Runtime(precision=precision))
+        batch = policy.act(random_images(2), ["put it in"] * 2)
         assert batch.log_probabilities.dtype == "float32"
+
+
+def test_a_4_bit_policy_keeps_its_blocks_in_an_eighth_of_float32(original: Path, tmp_path: Path) -> None:
+    whole = VlaPolicy.from_checkpoint(original)
+    policy = VlaPolicy.from_checkpoint(original, runtime=Runtime(precision="4bit"))
+    sizes = [
+        sum(
+            p.numel() * p.element_size()
+            for p in loaded.checkpoint.model.language_model.model.layers.parameters()
+        )
+        for loaded in (whole, policy)
+    ]
+    assert sizes[1] < sizes[0] / 7
+    images, tasks = random_images(2), ["put it in"] * 2
+    states = [
+        loaded.checkpoint.model.forward_features(
+            loaded.checkpoint.preprocessor(images).to(loaded.checkpoint.model.projector.fc1.weight.dtype),
+            loaded.prompt_ids(tasks),
+            torch.full((2, 7), loaded.checkpoint.config.action_ids.start),
+        )[1].float()
+        for loaded in (whole, policy)
+    ]
+    assert torch.nn.functional.cosine_similarity(*states, dim=-1).min() > 0.95
+    acted, again = policy.act(images, tasks), policy.act(images, tasks)
+    assert (acted.token_ids == again.token_ids).all()
+    parts = policy.checkpoint
+    with pytest.raises(ValueError, match="4-bit model is for acting only"):
+        save_checkpoint(
+            tmp_path / "saved", parts.model, parts.tokenizer, parts.statistics, parts.preprocessor
+        )
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
+def test_a_compiled_policy_acts_like_the_plain_one(original: Path) -> None:
+    images, tasks = random_images(1), ["put it in"]
+    plain = VlaPolicy.from_checkpoint(original).act(images, tasks)
+    compiled = VlaPolicy.from_checkpoint(original, runtime=Runtime(compile=True)).act(images, tasks)
+    assert (plain.token_ids == compiled.token_ids).all()
+    assert abs(plain.log_probabilities - compiled.log_probabilities).max() < 1e-4

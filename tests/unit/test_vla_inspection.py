@@ -11,6 +11,7 @@ from grape_policy.vla.checkpoint import load_checkpoint, save_checkpoint
 from grape_policy.vla.inspection import find_problems, inspect_checkpoint
 from grape_policy.vla.memory import GIB, budget_table, estimate, released_7b
 from grape_policy.vla.preprocess import Preprocessor
+from grape_policy.vla.runtime import Runtime
 from grape_training.cli import app
 from grape_training.lora import LoraOptions, attach, save_adapter
 from safetensors.torch import load_file, save_file
@@ -71,7 +72,7 @@ def test_the_published_layout_loads_without_remote_code(tmp_path: Path) -> None:
     assert facts["dtypes"] == {"BF16": facts["tensors"]}
     assert facts["statistics"] == ["bridge_orig", "fractal"]
     assert find_problems(tmp_path / "openvla-v01", statistics_key="fractal") == []
-    loaded = load_checkpoint(tmp_path / "openvla-v01", dtype=torch.bfloat16)
+    loaded = load_checkpoint(tmp_path / "openvla-v01", runtime=Runtime(precision="bfloat16"))
     expected = tiny_model(tiny_tokenizer()).to(torch.bfloat16).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.model.state_dict().items())
 

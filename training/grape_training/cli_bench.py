@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from grape_training import cli_bench_preference
 from grape_training.cli_common import DEFAULT_POLICY, JsonOption, print_json
+from grape_training.errors import BadInputError
+
+if TYPE_CHECKING:
+    from grape_policy.vla.runtime import Runtime
 
 bench = typer.Typer(help="Measure speed.", no_args_is_help=True)
 
@@ -31,6 +35,9 @@ def inference(
     runs: Annotated[int, typer.Option(min=10, help="Timed actions.")] = 100,
     batch: Annotated[int, typer.Option(min=1, help="Images of the batched measurement.")] = 16,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the tensor library.")] = 1,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<number>.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, float16 or 4bit.")] = "float32",
+    compile: Annotated[bool, typer.Option(help="Compile towers and projector first.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Time the policy from image to action, beside plain `generate()` on the same weights.
@@ -44,7 +51,7 @@ def inference(
     from grape_policy.vla.benchmark import measure_inference
     from grape_policy.vla.inference import VlaPolicy
 
-    loaded = VlaPolicy.from_checkpoint(policy)
+    loaded = VlaPolicy.from_checkpoint(policy, runtime=_runtime(device, precision, compile))
     found = measure_inference(loaded, runs, batch)
     if json:
         print_json({"policy": loaded.version, "threads": threads, "batch": batch, **found})
@@ -52,6 +59,15 @@ def inference(
         typer.echo(f"policy: {loaded.version}")
         for name, value in found.items():
             typer.echo(f"{name}: {value:.2f}")
+
+
+def _runtime(device: str, precision: str, compile: bool) -> Runtime:
+    from grape_policy.vla.runtime import Runtime
+
+    try:
+        return Runtime(device, precision, compile)
+    except ValueError as error:
+        raise BadInputError(str(error), "Leave the option out for float32 on the processor") from error
 
 
 @bench.command()

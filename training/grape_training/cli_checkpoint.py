@@ -109,19 +109,19 @@ def merge(
     base: Annotated[
         Path | None, typer.Option(help="Checkpoint to merge into; default: the one the adapter names.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of the result: float32, bfloat16 or float16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="Of the result: float32, bfloat16 or float16.")] = "float32",
     json: JsonOption = False,
 ) -> None:
     """Merge an adapter into its base and write the result as a checkpoint of its own."""
-    import torch
     from grape_policy.vla.checkpoint import load_checkpoint, save_checkpoint
+    from grape_policy.vla.runtime import PRECISIONS, Runtime
 
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype not in dtypes:
-        raise BadInputError(f"dtype {dtype!r}", f"Use one of {', '.join(dtypes)}")
+    whole = [name for name in PRECISIONS if name != "4bit"]
+    if precision not in whole:
+        raise BadInputError(f"precision {precision!r}", f"Use one of {', '.join(whole)}")
     if output.exists():
         raise BadInputError(f"{output} exists already", "Give another folder, or remove it first")
-    merged = load_checkpoint(base or adapter, adapter if base else None, dtype=dtypes[dtype])
+    merged = load_checkpoint(base or adapter, adapter if base else None, Runtime(precision=precision))
     version = save_checkpoint(output, merged.model, merged.tokenizer, merged.statistics, merged.preprocessor)
     if json:
         print_json({"version": version, "folder": output})

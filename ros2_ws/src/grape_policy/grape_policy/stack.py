@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
+from grape_policy.vla.runtime import PRECISIONS
+
 
 class StackError(ValueError):
     """The stack cannot run as asked; the message says which argument or node, why, and what to do."""
@@ -87,6 +89,10 @@ ARGUMENTS = (
         "camera", "none", "camera driver to start; none: simulated or already running", ("none", "realsense")
     ),
     Argument("checkpoint", DEFAULT_CHECKPOINT, "folder of the policy to load at the start", is_path=True),
+    Argument("statistics_key", "", "action statistics of a checkpoint that holds several"),
+    Argument("device", "cpu", "where the policy computes: cpu, cuda or cuda:<number>"),
+    Argument("precision", "float32", "precision of the policy's weights", PRECISIONS),
+    Argument("compile", "none", "what torch.compile speeds up", ("none", "vision")),
     Argument("registry", "runs/registry", "folder of the registry of policy versions", is_path=True),
     Argument("episodes_folder", "runs/episodes", "folder that receives one folder per episode", is_path=True),
 )
@@ -126,7 +132,10 @@ NODES = (
         "grape_policy",
         "policy_node",
         "grape_policy.nodes.policy_node",
-        parameters={"checkpoint": "{checkpoint}", "registry": "{registry}"},
+        parameters={
+            name: "{" + name + "}"
+            for name in ("checkpoint", "registry", "statistics_key", "device", "precision", "compile")
+        },
         respawns=2,
     ),
     NodeDescription(

@@ -27,10 +27,15 @@ from grape_policy.nodes.parameters import Parameter, declare
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.inference import VlaPolicy
 from grape_policy.vla.loop import PolicyLoop, PolicyStep, PolicyTask, Timing
+from grape_policy.vla.runtime import PRECISIONS, Runtime
 
 PARAMETERS = (
     Parameter("checkpoint", "checkpoints/grape-small", "Checkpoint or adapter folder to start with."),
     Parameter("registry", "runs/registry", "Registry of versions; its current one is loaded on request."),
+    Parameter("statistics_key", "", "Action statistics to use; needed where a checkpoint holds several."),
+    Parameter("device", "cpu", "Where the policy computes: cpu, cuda or cuda:<number>."),
+    Parameter("precision", "float32", f"Of the weights: {', '.join(PRECISIONS)} (4bit: decoder blocks)."),
+    Parameter("compile", "none", "What torch.compile speeds up: none, or vision (towers and projector)."),
     Parameter("image_timeout", 0.5, "No action from an image older than this.", 0.05, 5.0, "s"),
     Parameter("deadline", 0.15, "An inference that takes longer is reported.", 0.001, 5.0, "s"),
 )
@@ -63,13 +68,13 @@ class PolicyNode(Node):
         self._registry = Path(self._parameters.registry).expanduser()
         torch.set_num_threads(1)
         gc.freeze()  # libraries never become garbage: no pauses while acting, a quick exit
-        policy = VlaPolicy.from_checkpoint(resolve_checkpoint(self._parameters.checkpoint, self._registry))
+        policy = self._read(resolve_checkpoint(self._parameters.checkpoint, self._registry))
         seconds = policy.warm_up(contract.camera().height, contract.camera().width)
         self.get_logger().info(f"{policy.version} is loaded; one action takes {seconds * 1e3:.0f} ms")
         self._frame = str(contract.document()["frames"]["base"])
         self._actions = base.publisher(self, "action")
         self._diagnostics = base.publisher(self, "diagnostics")
-        self._loop = PolicyLoop(policy, self._publish, self._warn, self._now_ns, self._timing())
+        self._loop = PolicyLoop(policy, self._publish, self._warn, self._now_ns, self._timing(), self._read)
         base.subscription(self, "color_image", self._on_image)
         base.service(self, "set_policy_task", self._on_set_task)
         self.create_timer(1.0, self._publish_diagnostics)
@@ -89,6 +94,14 @@ class PolicyNode(Node):
             return False, f"not loaded, {self._loop.version} goes on: {error}", self._loop.version
         self.get_logger().info(f"{version} acts from now on")
         return True, f"{version} acts from now on", version
+
+    def _read(self, folder: Path) -> VlaPolicy:
+        """Load a policy as the parameters say; raises ``CheckpointError`` or ``ValueError``."""
+        chosen = self._parameters
+        if chosen.compile not in ("none", "vision"):
+            raise ValueError(f"compile = {chosen.compile!r}: use none or vision")
+        runtime = Runtime(chosen.device, chosen.precision, compile=chosen.compile == "vision")
+        return VlaPolicy.from_checkpoint(folder, None, chosen.statistics_key or None, runtime)
 
     def _timing(self) -> Timing:
         control = contract.document()["control"]

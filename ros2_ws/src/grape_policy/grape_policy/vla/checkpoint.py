@@ -30,6 +30,8 @@ from grape_policy.vla.config import ConfigError, VlaConfig
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.preprocess import Preprocessor
+from grape_policy.vla.quantisation import quantised_here, quantised_linear
+from grape_policy.vla.runtime import CPU, Runtime
 from grape_policy.vla.statistics import ActionStatistics, StatisticsError
 from grape_policy.vla.tokenizer import VlaTokenizer
 
@@ -67,16 +69,14 @@ def unused_tensor(config: VlaConfig, name: str) -> bool:
 def load_checkpoint(
     folder: Path | str,
     adapter: Path | str | None = None,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
+    runtime: Runtime = CPU,
 ) -> Checkpoint:
     """Load a checkpoint folder, with a LoRA adapter folder merged into it when one is given.
 
     An adapter folder alone is merged into the checkpoint that its config names. Versions take the folder's
     name without a trailing hash, so that a folder called after its own version keeps it.
 
-    Weights are read tensor by tensor: peak memory is the weights in ``dtype`` and one tensor more.
+    Weights are read tensor by tensor: peak memory is what ``runtime`` keeps and one tensor more.
 
     Raises:
         CheckpointError: something is missing, extra, mis-shaped, not finite, pickled or unreadable; its
@@ -85,8 +85,6 @@ def load_checkpoint(
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(folder, ["no such folder"])
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError(folder, [f"device {device}: this machine has no usable CUDA; use device cpu"])
     if adapter is None and (folder / ADAPTER_CONFIG).is_file():
         folder, adapter = base_checkpoint(folder), folder
     config = read_config(folder)
@@ -96,7 +94,7 @@ def load_checkpoint(
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     places = check_weights(folder, shapes, lambda name: unused_tensor(config, name))
     lora = read_adapter(Path(adapter), shapes, lambda name: unused_tensor(config, name)) if adapter else None
-    _fill(model, places, lora, dtype, device)
+    _fill(model, places, lora, runtime)
     paths = [folder, Path(adapter)] if adapter else [folder]
     name = re.sub(r"-[0-9a-f]{8}$", "", Path(adapter).name) if adapter else config.name
     return Checkpoint(model, config, tokenizer, statistics, preprocessor, version_of(name, paths))
@@ -216,30 +214,31 @@ def tensor_headers(path: Path, problems: list[str]) -> list[tuple[str, tuple[int
         return []
 
 
-def _fill(
-    model: OpenVla, places: Mapping[str, Path], adapter: Adapter | None, dtype: torch.dtype, device: str
-) -> None:
+def _fill(model: OpenVla, places: Mapping[str, Path], adapter: Adapter | None, runtime: Runtime) -> None:
     """Put the tensors into a model that was built on the meta device."""
     bad = []
     for name, path in places.items():
         # Opened per tensor: the mapped pages are let go again, so that memory holds one tensor more.
         with safe_open(path, framework="pt") as handle:
-            tensor = handle.get_tensor(name).to(dtype, copy=True)
+            tensor = handle.get_tensor(name).to(runtime.dtype, copy=True)
         if adapter is not None:
             tensor = adapter.merge(name, tensor)
         if not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):  # NaN is both ends
             bad.append(f"NaN or infinity: {name}")
-        _assign(model, name, tensor.to(device))
+        _assign(model, name, tensor, runtime)
     if bad:
         raise CheckpointError(next(iter(places.values())).parent, bad)
     decoder = model.language_model.model
-    decoder.rotary_emb = type(decoder.rotary_emb)(model.language_model.config).to(device)
+    decoder.rotary_emb = type(decoder.rotary_emb)(model.language_model.config).to(runtime.device)
     model.eval()
 
 
-def _assign(model: OpenVla, name: str, tensor: Tensor) -> None:
+def _assign(model: OpenVla, name: str, tensor: Tensor, runtime: Runtime) -> None:
     place, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(place), leaf, torch.nn.Parameter(tensor))
+    if runtime.four_bit and quantised_here(name, tensor):
+        model.set_submodule(place, quantised_linear(tensor, runtime.device))
+    else:
+        setattr(model.get_submodule(place), leaf, torch.nn.Parameter(tensor.to(runtime.device)))
 
 
 def version_of(name: str, folders: Sequence[Path]) -> str:
@@ -265,7 +264,12 @@ def save_checkpoint(
     """Write a checkpoint folder and return its version; an older folder of that name is replaced at the end.
 
     The weights keep the dtype they have in ``model``. Nothing half-written is ever visible under ``folder``.
+
+    Raises:
+        ValueError: the model is quantised, which loses what a checkpoint should keep.
     """
+    if not all(parameter.is_floating_point() for parameter in model.parameters()):
+        raise ValueError("a 4-bit model is for acting only: load the checkpoint at 16 or 32 bits to save it")
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))

@@ -19,10 +19,32 @@ from grape_policy.vla.model import OpenVla
 from grape_policy.vla.single_row import SingleRowDecoder
 
 
+class _Product:
+    """Several linear layers as one product where their weights are plain; quantised ones run in turn."""
+
+    def __init__(self, *linears: nn.Linear) -> None:
+        if any(isinstance(linear, nn.Module) and hasattr(linear, "lora_A") for linear in linears):
+            raise TypeError(
+                "the decoder needs plain linear layers: merge the LoRA adapter into the model first"
+            )
+        self.linears = linears
+        self.weight = _fuse(linears) if all(type(linear) is nn.Linear for linear in linears) else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map ``x`` (..., inputs) to (..., sum of outputs)."""
+        if self.weight is not None:
+            return F.linear(x, self.weight)
+        return torch.cat([linear(x) for linear in self.linears], dim=-1)
+
+    def added_to(self, state: Tensor, x: Tensor) -> Tensor:
+        """Return ``state`` (N, outputs) plus the product with ``x`` (N, inputs)."""
+        return state + self(x) if self.weight is None else torch.addmm(state, x, self.weight.t())
+
+
 def _fuse(linears: Sequence[nn.Linear]) -> Tensor:
     """Return the stacked weights (sum of outputs, inputs); the layers then share that storage."""
-    if not all(type(linear) is nn.Linear for linear in linears):
-        raise TypeError("the decoder needs plain linear layers: merge the LoRA adapter into the model first")
+    if len(linears) == 1:
+        return linears[0].weight.data
     fused = torch.cat([linear.weight.data for linear in linears])
     rows = fused.split([linear.out_features for linear in linears])
     for linear, part in zip(linears, rows, strict=True):
@@ -48,22 +70,22 @@ class _Layer:
         self.heads, self.head_dim = heads, head_dim
         self.norm1 = RmsNorm(layer.input_layernorm.weight.data, eps)
         self.norm2 = RmsNorm(layer.post_attention_layernorm.weight.data, eps)
-        self.qkv = _fuse([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.gate_up = _fuse([mlp.gate_proj, mlp.up_proj])
-        self.output, self.down = attention.o_proj.weight.data.t(), mlp.down_proj.weight.data.t()
+        self.qkv = _Product(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.gate_up = _Product(mlp.gate_proj, mlp.up_proj)
+        self.output, self.down = _Product(attention.o_proj), _Product(mlp.down_proj)
         self.cache = torch.empty(0)  # (B, keys and values, length, head_dim)
 
     def allocate(self, batch: int, length: int) -> None:
         """Make room for ``length`` tokens; what an earlier call left there is never attended to."""
         shape = (batch, 2 * self.heads[1], length, self.head_dim)
         if self.cache.shape != shape:
-            self.cache = self.qkv.new_zeros(shape)
+            self.cache = self.norm1.weight.new_zeros(shape)
 
     def __call__(self, x: Tensor, place: _Place, last: Tensor | None = None) -> Tensor:
         """Map states (B, L, D); with ``last`` (B,) only the states at these places come out, (B, 1, D)."""
         batch, length, _ = x.shape
         heads, kv_heads = self.heads
-        packed = F.linear(self.norm1(x), self.qkv).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        packed = self.qkv(self.norm1(x)).view(batch, length, -1, self.head_dim).transpose(1, 2)
         rotated = _rotate(packed, place.cos, place.sin)
         query, causal, mask = rotated[:, :heads], length > 1, place.mask
         keys, values = self._store(rotated[:, heads:], place.columns).split(kv_heads, dim=1)
@@ -75,9 +97,9 @@ class _Layer:
             query, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=heads != kv_heads
         )
         flat = x.reshape(-1, x.shape[2])
-        flat = torch.addmm(flat, attended.transpose(1, 2).reshape(len(flat), -1), self.output)
-        gate, up = F.linear(self.norm2(flat), self.gate_up).chunk(2, dim=-1)
-        return torch.addmm(flat, F.silu(gate) * up, self.down).view(x.shape)
+        flat = self.output.added_to(flat, attended.transpose(1, 2).reshape(len(flat), -1))
+        gate, up = self.gate_up(self.norm2(flat)).chunk(2, dim=-1)
+        return self.down.added_to(flat, F.silu(gate) * up).view(x.shape)
 
     def _store(self, new: Tensor, columns: slice | Tensor) -> Tensor:
         """Put keys and values into the cache and return the part of it that is filled."""

@@ -16,6 +16,7 @@ from grape_policy.vla.actions import ActionTokenizer
 from grape_policy.vla.checkpoint import Checkpoint, load_checkpoint
 from grape_policy.vla.decoder import ActionDecoder
 from grape_policy.vla.errors import CheckpointError
+from grape_policy.vla.runtime import CPU, Runtime
 from grape_policy.vla.statistics import StatisticsError, choose_statistics
 
 WARM_UP_RUNS = 3
@@ -53,20 +54,22 @@ class VlaPolicy:
         folder: Path | str,
         adapter: Path | str | None = None,
         statistics_key: str | None = None,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
+        runtime: Runtime = CPU,
     ) -> VlaPolicy:
         """Load a checkpoint folder, with an adapter folder merged into it when given.
 
         Raises:
             CheckpointError: the folder was refused; the message lists all that is wrong with it.
         """
-        checkpoint = load_checkpoint(folder, adapter, dtype=dtype, device=device)
+        checkpoint = load_checkpoint(folder, adapter, runtime)
         try:
-            return cls(checkpoint, statistics_key)
+            policy = cls(checkpoint, statistics_key)
         except StatisticsError as error:
             raise CheckpointError(Path(folder), [str(error)]) from error
+        if runtime.compile:
+            checkpoint.model.vision_backbone.compile()
+            checkpoint.model.projector.compile()
+        return policy
 
     @property
     def device(self) -> torch.device:

@@ -79,15 +79,18 @@ class PolicyLoop:
         warn: Callable[[str], None],
         now_ns: Callable[[], int],
         timing: Timing | None = None,
+        read: Callable[[Path], VlaPolicy] = VlaPolicy.from_checkpoint,
     ) -> None:
         """Start the thread; ``policy`` must be warm.
 
         ``now_ns`` is the clock of the image stamps; ``publish`` and ``warn`` are called from the thread.
+        ``read`` loads the policies that take over later.
         """
         self.timing = timing or Timing()
         self.seconds: deque[float] = deque(maxlen=500)  # of the latest inferences
         self.missed_deadlines = 0
         self._policy, self._publish, self._warn, self._now_ns = policy, publish, warn, now_ns
+        self._read = read
         self._changed = threading.Condition()
         self._image: _Image | None = None
         self._task: PolicyTask | None = None
@@ -141,7 +144,7 @@ class PolicyLoop:
             CheckpointError: the folder was refused, or its policy failed on the latest image.
         """
         torch.set_num_threads(1)
-        candidate = VlaPolicy.from_checkpoint(folder)
+        candidate = self._read(folder)
         with self._changed:
             image, instruction = self._image, self._last_instruction
         try:

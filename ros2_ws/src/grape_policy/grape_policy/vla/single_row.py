@@ -44,8 +44,8 @@ class _Layer:
         self.layer, self.eps = layer, eps
         self.heads, self.head_dim = layer.heads[0], layer.head_dim
         self.norm1, self.norm2 = layer.norm1.weight.numpy(), layer.norm2.weight.numpy()
-        self.qkv, self.output = _Product(layer.qkv), _Product(layer.output.t())
-        self.gate_up, self.down = _Product(layer.gate_up), _Product(layer.down.t())
+        parts = (layer.qkv, layer.output, layer.gate_up, layer.down)
+        self.qkv, self.output, self.gate_up, self.down = (_Product(part.weight) for part in parts)
         self.scale = np.float32(self.head_dim**-0.5)
 
     def __call__(self, x: Row, cos: Row, sin: Row, position: int) -> None:
@@ -90,11 +90,11 @@ class SingleRowDecoder:
         cls, layers: Sequence[Any], norm: Any, table: Tensor, head: Tensor, turns: Turns
     ) -> SingleRowDecoder | None:
         """Return the decoder of ``decoder.py``'s layers, or None where it would not pay or does not fit."""
-        products = [head] + [weight for layer in layers for weight in (layer.qkv, layer.gate_up)]
-        small = all(weight.numel() <= LARGEST_PRODUCT for weight in products)
-        plain = all(weight.device.type == "cpu" and weight.dtype == torch.float32 for weight in products)
+        products = [head] + [part.weight for layer in layers for part in (layer.qkv, layer.gate_up)]
+        plain = all(w is not None and w.device.type == "cpu" and w.dtype == torch.float32 for w in products)
+        small = plain and all(weight.numel() <= LARGEST_PRODUCT for weight in products)
         same_heads = all(layer.heads[0] == layer.heads[1] for layer in layers)
-        return cls(layers, norm, table, head, turns) if small and plain and same_heads else None
+        return cls(layers, norm, table, head, turns) if small and same_heads else None
 
     def __call__(self, token: int, position: int) -> Row:
         """Feed ``token`` at ``position``; return the next logits (V,), a new array."""
