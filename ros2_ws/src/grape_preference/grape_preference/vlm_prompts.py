@@ -51,8 +51,8 @@ def stages_question(instruction: str, image: np.ndarray, objects: Sequence[Marke
     """
     parts = [
         f"The robot is told: {json.dumps(shorten(instruction, MAX_INSTRUCTION))}.",
-        "The picture shows the table before it starts. Objects are marked with numbers:",
-        *map(_object_line, objects),
+        "The picture shows the table before it starts. Objects are marked with numbers:\n"
+        + "\n".join(map(_object_line, objects)),
         "Choose the objects that matter as keypoints, by number. A marked object that has a name keeps it; "
         "give one without a name a short name (lower case, digits, underscores).",
         "Split the task into its stages in order (usually reach, grasp, move, place). Write for every stage "
@@ -186,7 +186,8 @@ def _object_line(item: MarkedObject) -> str:
 
 def _language() -> str:
     """Return the language's reference without the list of shipped stages, whose objects are others."""
-    return render().split("## Shipped stages")[0]
+    lines = render().split("## Shipped stages")[0].splitlines()
+    return "\n".join(line for line in lines if not line.startswith("<!--"))
 
 
 def _example(instruction: str) -> dict[str, Any]:
