@@ -30,5 +30,4 @@ def quantised_linear(weight: Tensor, device: str) -> nn.Module:
     )
     packed: Any = Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=True)
     layer.weight = packed.to(torch.device(device))  # quantises on the way
-    layer.quant_state = layer.weight.quant_state
     return layer
