@@ -198,6 +198,11 @@ class SimEnvironment:
         """The cell of the suite that the initial state belongs to."""
         return self.suite.cells[self._require_reset().cell]
 
+    @property
+    def camera(self) -> contract.Camera:
+        """The camera of the present initial state: the contract's, unless the cell nudges it."""
+        return self._stage.camera
+
     def privileged(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return each object's position (3,) and quaternion xyzw (4,): for tests, expert and labels only."""
         self._refresh()

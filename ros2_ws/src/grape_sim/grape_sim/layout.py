@@ -14,6 +14,7 @@ from grape_sim.suite_types import Layout, Task, Zone
 
 _TRIES_PER_OBJECT, _RESTARTS = 60, 400
 PUSH_ROOM = 0.055  # m behind a pushed object for the gripper
+GRIPPER_ROOM = 0.035  # m around the gripper where it comes down
 PUSH_SIDE = 0.020  # m beside its way for the gripper
 _REACH_X, _REACH_Y = (0.19, 0.44), 0.20  # where the end effector can work, m
 _ON_THE_WAY = (0.45, 0.55)  # share of the way from source to target at which an obstacle stands
@@ -82,17 +83,23 @@ def occupied_half_extents(
     return box_x, box_y
 
 
+def knock_direction(y: float) -> tuple[float, float]:
+    """Return the direction in which something at ``y`` (m) is knocked over: to its side of the table."""
+    return (0.0, 1.0) if y >= 0.0 else (0.0, -1.0)
+
+
 class _Draft:
     """A layout being composed."""
 
     def __init__(self, layout: Layout, sources: set[str], uniform: Uniform) -> None:
         self.placed: list[Placement] = []
         self._boxes: list[tuple[float, float]] = []
+        self._plain_boxes: list[tuple[float, float]] = []  # without room for the gripper
         self._layout, self._sources, self._uniform = layout, sources, uniform
 
     def try_placing(self, shapes: list[ObjectShape]) -> bool:
         """Place all shapes one after the other; return whether all found room."""
-        self.placed, self._boxes = [], []
+        self.placed, self._boxes, self._plain_boxes = [], [], []
         for shape in shapes:
             is_source = shape.name in self._sources
             zone = self._layout.source if is_source else self._layout.target
@@ -115,8 +122,7 @@ class _Draft:
             direction = ((target.x - source.x) / gap, (target.y - source.y) / gap)
             length = gap
         else:
-            distance = math.hypot(source.x, source.y)
-            direction, length = (source.x / distance, source.y / distance), task.source_shape.top + 0.03
+            direction, length = knock_direction(source.y), task.source_shape.top + 0.03
         return self._way_is_free(source, direction, length, task)
 
     def try_obstacles(self, obstacles: Sequence[ObjectShape], task: Task) -> bool:
@@ -149,6 +155,7 @@ class _Draft:
                 return False
         self.placed.append(new)
         self._boxes.append(box)
+        self._plain_boxes.append(occupied_half_extents(shape, new.yaw))
         return True
 
     def _find(self, name: str) -> Placement:
@@ -158,18 +165,23 @@ class _Draft:
         self, source: Placement, direction: tuple[float, float], length: float, task: Task
     ) -> bool:
         """Return whether gripper and source fit along the way, from behind the source to its end."""
-        radius = task.source_shape.radius
+        radius = max(task.source_shape.footprint)
         back = radius + PUSH_ROOM
         start = np.array([source.x - back * direction[0], source.y - back * direction[1]])
         if not (_REACH_X[0] <= start[0] <= _REACH_X[1] and abs(start[1]) <= _REACH_Y):
             return False
-        for other, box in zip(self.placed, self._boxes, strict=True):
+        ahead_x, ahead_y = abs(direction[0]), abs(direction[1])
+        for other, (half_x, half_y) in zip(self.placed, self._plain_boxes, strict=True):
             if other.name in (task.source, task.target):
                 continue
-            offset = np.array([other.x, other.y]) - start
-            along = float(np.clip(offset @ direction, 0.0, back + length))
-            beside = float(np.hypot(*(offset - along * np.array(direction))))
-            if beside < radius + PUSH_SIDE + math.hypot(*box):
+            x, y = other.x - start[0], other.y - start[1]
+            along, beside = x * direction[0] + y * direction[1], abs(y * direction[0] - x * direction[1])
+            half_along, half_beside = (
+                half_x * ahead_x + half_y * ahead_y,
+                half_x * ahead_y + half_y * ahead_x,
+            )
+            reaches = -half_along < along + GRIPPER_ROOM and along < back + length + half_along
+            if reaches and beside < radius + PUSH_SIDE + half_beside:
                 return False
         return True
 

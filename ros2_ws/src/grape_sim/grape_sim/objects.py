@@ -118,12 +118,21 @@ class ObjectShape:
     @property
     def top(self) -> float:
         """Height (m) of the highest point above the table when the object rests on it."""
-        return self.rest_height + max(part.position[2] + part.half_extents()[2] for part in self.parts)
+        return self.rest_height + _highest(self.parts)
+
+    @property
+    def solid_top(self) -> float:
+        """Height (m) of its highest solid point."""
+        return self.rest_height + _highest(part for part in self.parts if part.mass is not None)
 
     @property
     def radius(self) -> float:
         """Radius (m) of the circle around the footprint."""
         return math.hypot(*self.footprint)
+
+
+def _highest(parts: Iterable[Part]) -> float:
+    return max(part.position[2] + float(part.half_extents()[2]) for part in parts)
 
 
 def footprint_of(parts: Iterable[Part]) -> tuple[float, float]:

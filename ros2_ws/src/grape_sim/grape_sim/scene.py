@@ -32,7 +32,7 @@ _GEOMS = {
 }
 _UNSEEN_COLOUR = (0.5, 0.5, 0.5)
 _PARKING_ROWS = (-0.9, -0.65, -0.4, -1.15)  # x of rows of four places, m
-_OPTICAL_TO_MUJOCO = np.diag(
+OPTICAL_TO_MUJOCO = np.diag(
     [1.0, -1.0, -1.0]
 )  # REP-103 optical (z forward, y down) -> MuJoCo (-z forward, y up)
 
@@ -158,7 +158,7 @@ def _add_camera(spec: mujoco.MjSpec) -> None:
             "contract camera: MuJoCo renders square pixels around the image centre; "
             f"set fx = fy and cx, cy = {centre} (found {camera.intrinsics.tolist()})"
         )
-    rotation = camera.base_from_camera[:3, :3] @ _OPTICAL_TO_MUJOCO
+    rotation = camera.base_from_camera[:3, :3] @ OPTICAL_TO_MUJOCO
     quaternion = np.empty(4)
     mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation).ravel())
     spec.worldbody.add_camera(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import mujoco
 import numpy as np
+from grape_episodes import contract
 from grape_policy.arm.description import RobotDescription
 from scipy.spatial.transform import Rotation
 
@@ -13,12 +15,23 @@ from grape_sim.contacts import ContactReader
 from grape_sim.expert import Obstacle
 from grape_sim.initial_state import InitialState, Look
 from grape_sim.rendering import CameraRenderer
-from grape_sim.scene import CAMERA, LIGHT, TABLE, cell_model, parking_position, table_material
+from grape_sim.scene import (
+    CAMERA,
+    LIGHT,
+    OPTICAL_TO_MUJOCO,
+    TABLE,
+    cell_model,
+    parking_position,
+    table_material,
+)
 from grape_sim.suite_types import Cell
 
 
 class Stage:
-    """The scene of a cell. Its model is shared between environments unless the cell varies its look."""
+    """The scene of a cell. Its model is shared between environments unless the cell varies its look.
+
+    camera: the pinhole camera as it stands now; only a cell that nudges it differs from the contract's.
+    """
 
     def __init__(self, cell: Cell, robot: RobotDescription) -> None:
         shared = cell_model(cell)
@@ -29,6 +42,7 @@ class Stage:
         self.fingers = np.array([self.model.joint(f"{side}_finger").qposadr[0] for side in ("left", "right")])
         self._shapes = {shape.name: shape for shape in cell.shapes}
         self._plain, self._cell = shared, cell
+        self.camera = contract.camera()
         self._addresses = {name: int(self.model.joint(name).qposadr[0]) for name in self._shapes}
         self._start = self._empty_scene(robot)
         self._renderer: CameraRenderer | None = None
@@ -89,9 +103,17 @@ class Stage:
         )
         model.light_diffuse[LIGHT] = plain.light_diffuse[LIGHT] if look.diffuse is None else look.diffuse
         model.light_dir[LIGHT] = Rotation.from_rotvec(look.light_turn).apply(plain.light_dir[LIGHT])
+        if any((*look.camera_shift, *look.camera_turn)):
+            self._nudge_camera(look)
+
+    def _nudge_camera(self, look: Look) -> None:
+        model, plain = self.model, self._plain
         camera = model.camera(CAMERA).id
+        straight = Rotation.from_quat(plain.cam_quat[camera][[1, 2, 3, 0]])
+        turned = Rotation.from_rotvec(look.camera_turn) * straight
         model.cam_pos[camera] = plain.cam_pos[camera] + look.camera_shift
-        turned = Rotation.from_rotvec(look.camera_turn) * Rotation.from_quat(
-            plain.cam_quat[camera][[1, 2, 3, 0]]
-        )
         model.cam_quat[camera] = turned.as_quat()[[3, 0, 1, 2]]
+        pose = np.eye(4)
+        pose[:3, :3] = turned.as_matrix() @ OPTICAL_TO_MUJOCO
+        pose[:3, 3] = model.cam_pos[camera]
+        self.camera = replace(contract.camera(), base_from_camera=pose)
