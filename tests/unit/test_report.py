@@ -72,6 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for step in range(6):
         row = {"step": step, "loss": 0.7 - 0.1 * step, "margin": 0.1 * step, "accuracy": 0.5, "kl": 0.0}
         append_json_line(run / "tpo" / "metrics.jsonl", row)
+    for stage in ("pre-training", "fine-tuning"):
+        for step in (20, 40):
+            row = {"stage": stage, "step": step, "tokens": 10.0 / step, "accuracy": step / 100}
+            append_json_line(run / "registry" / "versions" / "old-00000000" / "training_curve.jsonl", row)
     return run
 
 
@@ -85,6 +89,8 @@ def test_page_tells_the_figures_of_the_run(run: Path) -> None:
     assert "TPO loss, first to last 0.700 to 0.200" in text
     assert "10 initial states gained, 0 lost" in text
     assert "put the carrot on the plate" in text
+    assert "Before: pre-training" in text
+    assert "Before: fine-tuning" in text
     assert "success: carrot" in text
     assert text.index("chosen success") < text.index("rejected failure")
 
@@ -175,7 +181,7 @@ def test_a_browser_shows_every_image_and_reports_no_error(run: Path, tmp_path: P
     probe = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
     assert probe["problems"] == []
     assert not probe["overflow"], "the page is wider than the window"
-    assert probe["charts"] == 6
+    assert probe["charts"] == 8
     assert len(probe["images"]) == 5
     assert all(wide > 0 and high > 0 and alt for wide, high, alt in probe["images"])
 

@@ -12,6 +12,7 @@ from grape_policy.vla.config import TowerConfig
 from grape_policy.vla.scoring import action_log_probabilities
 from grape_training.batches import SamplerOptions, jitter
 from grape_training.errors import BadInputError
+from grape_training.files import TRAINING_CURVE, read_json_lines
 from grape_training.frames import OBJECTS, Frames, data_hash, read_frames, shard_folders, write_shard
 from grape_training.grounding import patch_coordinates
 from grape_training.learner import (
@@ -103,8 +104,12 @@ def test_fine_tuning_measures_statistics_on_the_demonstrations(tmp_path):
     still = replace(frames, actions=frames.actions * np.array([1, 1, 1, 0, 0, 0, 1], np.float32))
     write_parts(tiny_parts(frames), tmp_path / "base", keep_heads=True)
     write_shard(tmp_path / "demos" / "a", still, {})
-    options = SftOptions(loop=ScheduleOptions(steps=1), sampler=SamplerOptions(batch_size=4))
-    made = parts_from(fine_tune(tmp_path / "base", [tmp_path / "demos"], tmp_path / "run", options))
+    options = SftOptions(loop=ScheduleOptions(steps=1, log_every=1), sampler=SamplerOptions(batch_size=4))
+    (tmp_path / "base" / TRAINING_CURVE).write_text('{"stage": "pre-training", "step": 20, "tokens": 1.5}\n')
+    checkpoint = fine_tune(tmp_path / "base", [tmp_path / "demos"], tmp_path / "run", options)
+    curve = read_json_lines(checkpoint / TRAINING_CURVE)
+    assert [(row["stage"], row["step"]) for row in curve] == [("pre-training", 20), ("fine-tuning", 1)]
+    made = parts_from(checkpoint)
     assert (made.statistics.q99[3:6] == 0).all()
     decoded = made.statistics.unnormalise(np.full(7, 0.9))
     assert (decoded[3:6] == 0).all()

@@ -11,6 +11,8 @@ from typing import Any
 
 from grape_training.errors import BadInputError
 
+TRAINING_CURVE = "training_curve.jsonl"  # beside a checkpoint's weights: how it was trained
+
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` so that a reader (or a power cut) sees the old file or the new one, never half of it."""

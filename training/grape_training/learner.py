@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from grape_training.batches import Batch, Sampler, SamplerOptions
+from grape_training.files import TRAINING_CURVE, read_json_lines, write_text
 from grape_training.frames import Frames
 from grape_training.objective import AuxiliaryHeads, LossOptions, losses, packed_forward
-from grape_training.optimisation import Loop, Losses, ScheduleOptions
+from grape_training.optimisation import CURVE, Loop, Losses, ScheduleOptions
 from grape_training.prompts import small_tokenizer
 
 STATISTICS_KEY = "grape_sim"
@@ -88,6 +90,16 @@ def write_parts(parts: Parts, folder: Path, keep_heads: bool) -> str:
     if keep_heads:
         save_file(parts.learner.heads.state_dict(), folder / HEADS)
     return version
+
+
+def keep_curve(run: Path, checkpoint: Path, stage: str, base: Path | None = None) -> None:
+    """Put the curve of ``run`` into its ``checkpoint``, after the one that came with ``base``.
+
+    So a checkpoint says how all of it was trained: one line per measured step, with its ``stage``.
+    """
+    earlier = read_json_lines(base / TRAINING_CURVE) if base and (base / TRAINING_CURVE).exists() else []
+    rows = [*earlier, *({"stage": stage, **row} for row in read_json_lines(run / CURVE))]
+    write_text(checkpoint / TRAINING_CURVE, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def sampler_of(parts: Parts, frames: Frames, options: SamplerOptions) -> Sampler:

@@ -26,6 +26,7 @@ from grape_training.errors import BadInputError
 from grape_training.files import append_json_line, read_json, read_json_lines, write_json, write_text
 
 Losses = dict[str, Tensor]
+CURVE = "curve.jsonl"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Loop:
         for name, value in row.items():
             board.add_scalar(name, value, self.step)
         entry = {"step": self.step, "rate": self.options.rate(self.step), "time": time.time(), **row}
-        append_json_line(self.folder / "curve.jsonl", entry)
+        append_json_line(self.folder / CURVE, entry)
         return [entry]
 
     def _update(self, loss: Tensor) -> None:
@@ -152,7 +153,7 @@ class Loop:
         for key, value in moments.items():
             kind, name = key.split(":", 1)
             self.optimiser.state[parameters[name]][kind] = value
-        curve = self.folder / "curve.jsonl"
+        curve = self.folder / CURVE
         kept = [row for row in read_json_lines(curve) if row["step"] <= self.step]
         write_text(curve, "".join(_json_line(row) for row in kept))
 

@@ -15,7 +15,7 @@ from grape_policy.vla.statistics import ActionStatistics
 
 from grape_training.batches import Batch, Sampler, SamplerOptions
 from grape_training.frames import Frames, concatenate, read_frames, read_shard, shard_folders
-from grape_training.learner import new_parts, optimise, sampler_of, write_parts
+from grape_training.learner import keep_curve, new_parts, optimise, sampler_of, write_parts
 from grape_training.objective import LossOptions
 from grape_training.optimisation import ScheduleOptions
 
@@ -45,6 +45,7 @@ def pretrain(scenes: Path, folder: Path, options: PretrainOptions) -> Path:
     sampler = GrowingSampler(sampler_of(parts, frames, options.sampler), scenes, len(shards))
     optimise(parts, sampler, folder, options.loop, options.loss, "pretrain")
     write_parts(parts, folder / CHECKPOINT, keep_heads=True)
+    keep_curve(folder, folder / CHECKPOINT, "pre-training")
     return folder / CHECKPOINT
 
 

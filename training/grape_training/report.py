@@ -30,6 +30,8 @@ CURVES = {  # column of metrics.jsonl: title, y axis
     "kl": ("KL divergence from the reference", "nats"),
 }
 
+BASE_CURVES = {"tokens": "loss of the action tokens, nats", "accuracy": "share of tokens right"}
+
 
 def write_report(run: Path) -> Path:
     """Write ``<run>/report.html``, atomically; return its path.
@@ -62,6 +64,7 @@ def build_report(run: Path) -> str:
         "pairs": pair_views(files, scores),
         "times": _times(summary),
         "curves": _curves(files),
+        "base_curves": _base_curves(files),
         "episodes": _episode_rows(scores),
     }
     return environment.get_template("report.html").render(page)
@@ -151,6 +154,24 @@ def _curves(files: RunFiles) -> list[tuple[str, Markup]]:
         for key, (title, unit) in CURVES.items()
         if rows and key in rows[0]
     ]
+
+
+def _base_curves(files: RunFiles) -> list[tuple[str, Markup]]:
+    """Return a chart of pre-training and one of fine-tuning of the policy that the run started from."""
+    rows = read_json_lines(files.training_curve) if files.training_curve is not None else []
+    charts = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        curve = [row for row in rows if row["stage"] == stage]
+        lines = {title: [float(row[key]) for row in curve] for key, title in BASE_CURVES.items()}
+        chart = line_chart(
+            lines,
+            title=f"{stage} up to step {curve[-1]['step']}",
+            x_label="optimiser step",
+            y_label="",
+            step=float(curve[0]["step"]),
+        )
+        charts.append((f"Before: {stage}", chart))
+    return charts
 
 
 def _episode_rows(scores: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grape_training.errors import BadInputError
-from grape_training.files import read_json
+from grape_training.files import TRAINING_CURVE, read_json
 
 if TYPE_CHECKING:
     from grape_preference.pairs import Pair
@@ -24,6 +24,7 @@ class RunFiles:
     scores: Path | None
     pairs: Path | None
     metrics: Path | None
+    training_curve: Path | None
     episodes: dict[str, Path]  # id -> folder
 
 
@@ -46,6 +47,7 @@ def find_files(run: Path) -> RunFiles:
         "scores": "scores.json",
         "pairs": "pairs.parquet",
         "metrics": "metrics.jsonl",
+        "training_curve": TRAINING_CURVE,
     }
     files = RunFiles(run=run, episodes=episodes, **{key: newest(name) for key, name in names.items()})
     if not episodes and all(getattr(files, key) is None for key in names):

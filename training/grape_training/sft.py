@@ -16,7 +16,7 @@ import numpy as np
 
 from grape_training.batches import Batch, Sampler, SamplerOptions
 from grape_training.frames import Frames, concatenate, read_frames
-from grape_training.learner import optimise, parts_from, sampler_of, write_parts
+from grape_training.learner import keep_curve, optimise, parts_from, sampler_of, write_parts
 from grape_training.objective import LossOptions
 from grape_training.optimisation import ScheduleOptions
 from grape_training.pretrain import action_statistics
@@ -54,6 +54,7 @@ def fine_tune(
     rendered = read_frames(scenes) if scenes is not None else None
     optimise(parts, MixedSampler(sampler, rendered, options), folder, options.loop, options.loss, "sft")
     write_parts(parts, folder / CHECKPOINT, keep_heads=False)
+    keep_curve(folder, folder / CHECKPOINT, "fine-tuning", base)
     return folder / CHECKPOINT
 
 
