@@ -18,8 +18,8 @@ PLATE = {"plate": (0.11, 0.11, 0.012), "carrot": (0.1, 0.03, 0.025)}
 PLAN = plan_for_task("carrot_on_plate")
 
 
-def tracks(carrot: Any, gripper: float, frames: int = 5):
-    hand = np.tile([0.3, 0.0, 0.15], (frames, 1))
+def tracks(carrot: Any, gripper: float, hand: Any = (0.3, 0.0, 0.15), frames: int = 5):
+    hand = np.tile(hand, (frames, 1))
     return make_tracks(
         hand, {"carrot": carrot, "plate": [0.3, 0.1, 0.006]}, PLATE, gripper=np.full(frames, gripper)
     )
@@ -36,13 +36,20 @@ ON_PLATE, BESIDE = [0.3, 0.11, 0.024], [0.3, 0.3, 0.012]
 
 @pytest.mark.parametrize(
     ("carrot", "gripper", "success"),
-    [(ON_PLATE, 1.0, True), (ON_PLATE, 0.3, False), (BESIDE, 1.0, False), ([0.3, 0.11, 0.1], 1.0, False)],
+    [(ON_PLATE, 1.0, True), (ON_PLATE, 0.3, True), (BESIDE, 1.0, False), ([0.3, 0.11, 0.1], 1.0, False)],
 )
 def test_the_last_stage_decides(carrot: list[float], gripper: float, success: bool) -> None:
     found = judge(episode(), tracks(carrot, gripper), PLAN)
     assert found.success is success
     assert found.judge == "keypoints"
     assert found.message.endswith(f"is {str(success).lower()} at the last frame")
+
+
+def test_what_is_still_held_is_no_success() -> None:
+    """A closed gripper matters only where it can hold the object."""
+    at_it = [0.3, 0.11, 0.04]
+    assert not judge(episode(), tracks(ON_PLATE, 0.3, at_it), PLAN).success
+    assert judge(episode(), tracks(ON_PLATE, 1.0, at_it), PLAN).success
 
 
 def test_only_the_last_frame_counts() -> None:
