@@ -265,6 +265,28 @@ def test_a_policy_that_fails_on_the_latest_image_is_not_taken(
     assert stage.loop.version == old
 
 
+def test_a_policy_that_fails_on_an_earlier_observation_is_not_taken(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, seen, act = stage.loop.version, stage.image, VlaPolicy.act
+    tiny_checkpoint(tmp_path / "new", seed=1)
+    stage.loop.start_task(TASK)
+    stage.film_until(1)
+    stage.loop.stop_task()
+    stage.image = np.zeros_like(seen)
+    stage.film(0.04)
+
+    def fail_on_seen(policy: VlaPolicy, images: np.ndarray, *rest: object) -> object:
+        if (images[0] == seen).all():
+            raise FloatingPointError("the model gave logits that are not finite")
+        return act(policy, images, *rest)
+
+    monkeypatch.setattr(VlaPolicy, "act", fail_on_seen)
+    with pytest.raises(ValueError, match="failed on an observation"):
+        stage.loop.load(tmp_path / "new")
+    assert stage.loop.version == old
+
+
 def test_the_benchmark_decodes_what_the_policy_decodes(policy: VlaPolicy) -> None:
     from grape_policy.vla.benchmark import INSTRUCTION, generate_action, measure_inference
 

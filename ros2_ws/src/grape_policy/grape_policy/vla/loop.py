@@ -21,6 +21,7 @@ from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.inference import VlaPolicy
 
 CHECK_INSTRUCTION = "put the carrot on the plate"  # used while no task has been seen
+OBSERVATIONS = 5  # kept of what was acted on, to try a new policy on
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class PolicyLoop:
         self._changed = threading.Condition()
         self._image: _Image | None = None
         self._task: PolicyTask | None = None
-        self._last_instruction = CHECK_INSTRUCTION
+        self._seen: deque[tuple[NDArray[np.uint8], str]] = deque(maxlen=OBSERVATIONS)
         self._generator = torch.Generator()
         self._closed = False
         self._step = 0
@@ -125,7 +126,6 @@ class PolicyLoop:
         self._policy.prompt_ids([task.instruction])
         with self._changed:
             self._task, self._step, self._due = task, 0, time.monotonic()
-            self._last_instruction = task.instruction
             self._not_before_ns = self._now_ns()
             self._generator.manual_seed(task.seed)
             self._changed.notify()
@@ -138,20 +138,23 @@ class PolicyLoop:
     def load(self, folder: Path) -> str:
         """Load a checkpoint or adapter folder beside the running policy, check it, then switch to it.
 
-        Returns the new version. On any error the running policy stays.
+        It is tried on the last observations that were acted on and on the latest image. Returns the new
+        version. On any error the running policy stays.
 
         Raises:
-            CheckpointError: the folder was refused, or its policy failed on the latest image.
+            CheckpointError: the folder was refused, or its policy failed on an observation.
         """
         torch.set_num_threads(1)
         candidate = self._read(folder)
         with self._changed:
-            image, instruction = self._image, self._last_instruction
+            observations = list(self._seen)
+            if self._image is not None:
+                instruction = observations[-1][1] if observations else CHECK_INSTRUCTION
+                observations.append((self._image.pixels, instruction))
         try:
             candidate.warm_up()
-            if image is not None:
-                batch = candidate.act(image.pixels[None], [instruction])
-                if not np.isfinite(batch.actions).all():
+            for pixels, instruction in observations:
+                if not np.isfinite(candidate.act(pixels[None], [instruction]).actions).all():
                     raise FloatingPointError("its actions are not finite")
         except (FloatingPointError, ValueError, RuntimeError) as error:
             raise CheckpointError(folder, [f"failed on an observation: {error}"]) from error
@@ -216,6 +219,7 @@ class PolicyLoop:
                 f"inference took {batch.seconds * 1e3:.0f} ms, over {self.timing.deadline * 1e3:.0f} ms"
             )
         with self._changed:
+            self._seen.append((image.pixels, task.instruction))
             if self._task is not task:
                 return
             self._publish(
