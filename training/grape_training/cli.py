@@ -23,6 +23,7 @@ from grape_training import (
     cli_run,
     cli_score,
     cli_sft,
+    cli_suites,
     cli_train,
 )
 from grape_training.errors import UserError
@@ -47,6 +48,7 @@ for module in (
     cli_sft,
     cli_train,
     cli_eval,
+    cli_suites,
     cli_policy,
     cli_checkpoint,
     cli_bench,

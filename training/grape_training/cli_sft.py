@@ -37,15 +37,25 @@ def demos(
     tasks: TasksOption = TASKS,
     episodes: Annotated[int, typer.Option(min=1, help="Successful episodes over all tasks.")] = 100,
     noise: Annotated[float, typer.Option(min=0.0, help="Noise on the executed moves, m per axis.")] = 0.006,
+    suite: Annotated[
+        str, typer.Option(help="Suite, shipped name or file, whose cells --tasks names.")
+    ] = "in_domain",
+    variety: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the full range of paths, speeds and grasps.")
+    ] = 0.0,
     record: Annotated[bool, typer.Option(help="Write whole episodes as well as training frames.")] = True,
     output: Annotated[Path, typer.Option(help="Folder of the demonstrations.")] = DEMOS,
     seed: SeedOption = 0,
 ) -> None:
     """Let the scripted expert demonstrate the tasks, with noise on what it does and clean labels."""
+    from grape_sim.suite import load_suite
+
     from grape_training.demos import DemoOptions, make_demos
 
-    options = DemoOptions(noise=noise, seed=seed)
-    failed = make_demos(output, tuple(split_tasks(tasks)), episodes, options, record=record)
+    loaded = load_suite(suite)
+    options = DemoOptions(noise=noise, variety=variety, seed=seed)
+    cells = tuple(loaded.cells) if tasks == TASKS else tuple(split_tasks(tasks))
+    failed = make_demos(output, cells, episodes, options, suite=loaded, record=record)
     typer.echo(f"{episodes} demonstrations in {output} ({failed} failed runs were left out)")
 
 

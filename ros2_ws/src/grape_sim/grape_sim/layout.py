@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from grape_sim.objects import ObjectShape
-from grape_sim.suite_types import Layout, Task, Zone
+from grape_sim.suite_types import Layout, SuiteError, Task, Zone
 
 _TRIES_PER_OBJECT, _RESTARTS = 60, 400
 PUSH_ROOM = 0.055  # m behind a pushed object for the gripper
@@ -54,7 +54,7 @@ def place_objects(
     """Place sources, targets and ``extras``; ``obstacles`` among them stand on the way of ``tasks[0]``.
 
     Raises:
-        RuntimeError: there is no room.
+        SuiteError: there is no room.
     """
     shapes = {task.target: task.target_shape for task in tasks}  # the large ones first
     shapes |= {task.source: task.source_shape for task in tasks}
@@ -64,9 +64,8 @@ def place_objects(
         placed = draft.try_placing(list(shapes.values())) and draft.suits(tasks[0])
         if placed and draft.try_obstacles(obstacles, tasks[0]):
             return tuple(draft.placed)
-    raise RuntimeError(
-        f"no free layout found for {', '.join(shapes)}; give the cell's layout larger ranges or fewer objects"
-    )
+    what = f"no free layout found for {', '.join(shapes)} in {_RESTARTS} tries"
+    raise SuiteError("layout", what, "Give the cell's layout larger ranges, or fewer objects")
 
 
 def occupied_half_extents(

@@ -16,7 +16,7 @@ from grape_policy.arm.model import arm_spec
 
 from grape_sim.objects import ObjectShape, Part
 from grape_sim.suite import Cell, load_suite
-from grape_sim.suite_types import Texture
+from grape_sim.suite_types import SuiteError, Texture
 from grape_sim.textures import picture
 
 CAMERA = "camera_color"
@@ -90,7 +90,12 @@ def _in_domain() -> Cell:
 
 @cache
 def _compiled(shapes: tuple[ObjectShape, ...], textures: tuple[Texture, ...]) -> mujoco.MjModel:
-    return build_spec(shapes, textures).compile()
+    try:
+        return build_spec(shapes, textures).compile()
+    except ValueError as error:
+        names = ", ".join(shape.name for shape in shapes)
+        what = f"{names} cannot be compiled ({' '.join(str(error).split())})"
+        raise SuiteError("objects", what, "Correct the object's parts") from error
 
 
 def _add_texture(spec: mujoco.MjSpec, texture: Texture) -> None:
