@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import mujoco
 import numpy as np
 
@@ -12,6 +14,7 @@ _FIRST = (TABLE, ARM, LEFT_FINGER, RIGHT_FINGER)
 INDEX = {name: index for index, name in enumerate(_FIRST)}
 FINGERS = [INDEX[LEFT_FINGER], INDEX[RIGHT_FINGER]]
 ROBOT = [INDEX[ARM], *FINGERS]
+Forces = dict[int, dict[int, float]]  # thing -> the things it presses on -> N, both ways
 
 
 class ContactReader:
@@ -24,20 +27,29 @@ class ContactReader:
         self.index = INDEX | {name: len(INDEX) + number for number, name in enumerate(objects)}
         self._things = np.array([self._thing(model, geom) for geom in range(model.ngeom)])
 
-    def forces(self, data: mujoco.MjData) -> np.ndarray:
-        """Return the symmetric matrix of normal forces in N between things; 0 where nothing presses."""
-        matrix = np.zeros((len(self.index), len(self.index)))
+    def watch(self, things: Collection[int]) -> np.ndarray:
+        """Return which geoms (ngeom,) belong to ``things``, for ``forces``."""
+        return np.isin(self._things, list(things))
+
+    def forces(self, data: mujoco.MjData, watched: np.ndarray) -> Forces:
+        """Return the normal forces in N between things that press on each other, one of them ``watched``.
+
+        This runs every 20 ms of simulated time: most contacts are those of objects that lie on the table, and
+        are passed over before any of them is looked at.
+        """
         contact = data.contact
-        active = contact.efc_address >= 0
-        if not active.any():
-            return matrix
-        first, second = self._things[contact.geom[active]].T
+        geoms, address = contact.geom, contact.efc_address
+        chosen = np.flatnonzero((watched[geoms[:, 0]] | watched[geoms[:, 1]]) & (address >= 0))
+        forces: Forces = {}
+        if not len(chosen):
+            return forces
         # The first constraint row of a contact is its normal direction (elliptic friction cones).
-        normal = data.efc_force[contact.efc_address[active]]
-        np.add.at(matrix, (first, second), normal)
-        matrix += matrix.T
-        np.fill_diagonal(matrix, 0.0)
-        return matrix
+        normal = data.efc_force[address[chosen]].tolist()
+        for (one, other), force in zip(self._things[geoms[chosen]].tolist(), normal, strict=True):
+            if force > 0.0 and one != other:
+                row, column = forces.setdefault(one, {}), forces.setdefault(other, {})
+                row[other] = column[one] = row.get(other, 0.0) + force
+        return forces
 
     def _thing(self, model: mujoco.MjModel, geom: int) -> int:
         if model.geom(geom).name == TABLE:

@@ -16,12 +16,13 @@ but with source and target counts, and every contact of the held source but with
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
 
-from grape_sim.contacts import ARM, FINGERS, INDEX, ROBOT, ContactReader
+from grape_sim.contacts import ARM, FINGERS, INDEX, ROBOT, ContactReader, Forces
 from grape_sim.expert import support_height
 from grape_sim.scene import TABLE
 from grape_sim.suite_types import Collision, Task
@@ -67,7 +68,9 @@ class Judge:
         self._reader, self._task, self._collision = reader, task, collision
         self._source, self._target = reader.index[task.source], reader.index[task.target]
         concerned = {*INDEX, task.source, task.target}
-        self._strangers = [row for name, row in reader.index.items() if name not in concerned]
+        self._strangers = {row for name, row in reader.index.items() if name not in concerned}
+        self._table_and_target = {INDEX[TABLE], self._target} - {self._source}
+        self._watched = reader.watch([*ROBOT, self._source])
         self.record = Record()
         self._collided = False
 
@@ -78,20 +81,21 @@ class Judge:
 
     def observe(self, data: mujoco.MjData, seconds: float) -> None:
         """Take in one controller tick of ``seconds``."""
-        forces = self._reader.forces(data)
+        forces = self._reader.forces(data, self._watched)
         placed = self._problem(data, forces) is None
         lifted = self._lifted(forces)
-        self.record = replace(
-            self.record,
-            placed_seconds=self.record.placed_seconds + seconds if placed else 0.0,
-            grasped=self.record.grasped or lifted,
-        )
+        placed_seconds = self.record.placed_seconds + seconds if placed else 0.0
+        grasped = self.record.grasped or lifted
+        if (placed_seconds, grasped) != (self.record.placed_seconds, self.record.grasped):
+            self.record = replace(self.record, placed_seconds=placed_seconds, grasped=grasped)
         self._collided = self._collided or self._collides(data, forces, lifted)
 
     def end_step(self, data: mujoco.MjData) -> None:
         """Count the step as a collision if anything collided during it; note the stage."""
         stage = max(self.record.stage, self._stage(data))
-        self.record = replace(self.record, collisions=self.record.collisions + self._collided, stage=stage)
+        if self._collided or stage != self.record.stage:
+            collisions = self.record.collisions + self._collided
+            self.record = replace(self.record, collisions=collisions, stage=stage)
         self._collided = False
 
     @property
@@ -101,7 +105,7 @@ class Judge:
 
     def verdict(self, data: mujoco.MjData) -> Verdict:
         """Return the verdict at this moment."""
-        problem = self._problem(data, self._reader.forces(data))
+        problem = self._problem(data, self._reader.forces(data, self._watched))
         if self.success:
             problem = self._done()
         elif problem is None:
@@ -124,11 +128,11 @@ class Judge:
             return f"{source} has not rested on {target} for {STABLE_SECONDS} s yet"
         return f"{self._done()}, but not for {STABLE_SECONDS} s yet"
 
-    def _problem(self, data: mujoco.MjData, forces: np.ndarray) -> str | None:
+    def _problem(self, data: mujoco.MjData, forces: Forces) -> str | None:
         """Return why the task does not count as done at this moment, or None if it does."""
         source = self._task.source
-        pressed = forces[self._source] > 0.0
-        if pressed[ROBOT].any():
+        pressed = forces.get(self._source, {}).keys()
+        if not pressed.isdisjoint(ROBOT):
             return f"{source} still touches the gripper"
         unmet = {"placed": self._unplaced, "pushed": self._unpushed, "knocked_over": self._upright}
         problem = unmet[self._task.success.kind](data, pressed)
@@ -137,21 +141,21 @@ class Judge:
         speed = float(np.linalg.norm(data.joint(source).qvel[:3]))
         return f"{source} still moves at {speed:.3f} m/s" if speed > REST_SPEED else None
 
-    def _unplaced(self, data: mujoco.MjData, pressed: np.ndarray) -> str | None:
+    def _unplaced(self, data: mujoco.MjData, pressed: Set[int]) -> str | None:
         source, target = self._task.source, self._task.target
-        if not pressed[self._target]:
+        if self._target not in pressed:
             return f"{source} does not touch {target}"
-        if pressed.sum() > 1:
+        if len(pressed) > 1:
             return f"{source} rests on something other than {target} too"
         if not self._inside(data):
             return f"{source} is not within the area and height of {target}"
         return None
 
-    def _unpushed(self, data: mujoco.MjData, pressed: np.ndarray) -> str | None:
+    def _unpushed(self, data: mujoco.MjData, pressed: Set[int]) -> str | None:
         source, target = self._task.source, self._task.target
         if self.record.grasped:
             return f"{source} was lifted instead of pushed"
-        if not pressed[INDEX[TABLE]]:
+        if INDEX[TABLE] not in pressed:
             return f"{source} does not stand on the table"
         offset = data.body(source).xpos - data.body(target).xpos
         distance = float(np.hypot(offset[0], offset[1]))
@@ -159,11 +163,11 @@ class Judge:
             return f"{source} is {distance:.3f} m from {target}, not within {self._task.success.distance:g} m"
         return None
 
-    def _upright(self, data: mujoco.MjData, pressed: np.ndarray) -> str | None:
+    def _upright(self, data: mujoco.MjData, pressed: Set[int]) -> str | None:
         tilt = self._tilt(data)
         if tilt < self._task.success.tilt:
             return f"{self._task.source} is tilted by {math.degrees(tilt):.0f} degrees only"
-        return None if pressed.any() else f"{self._task.source} does not lie on anything"
+        return None if pressed else f"{self._task.source} does not lie on anything"
 
     def _tilt(self, data: mujoco.MjData) -> float:
         """Return the angle (rad) between the source's z axis and the vertical."""
@@ -198,26 +202,31 @@ class Judge:
         reached = np.linalg.norm(data.site("end_effector").xpos - source) - self._task.source_shape.top / 2
         return int(reached < REACHED)
 
-    def _lifted(self, forces: np.ndarray) -> bool:
-        pressed = forces[self._source] > 0.0
-        return bool(pressed[FINGERS].all() and pressed.sum() == len(FINGERS))
+    def _lifted(self, forces: Forces) -> bool:
+        return forces.get(self._source, {}).keys() == set(FINGERS)
 
-    def _collides(self, data: mujoco.MjData, forces: np.ndarray, lifted: bool) -> bool:
+    def _collides(self, data: mujoco.MjData, forces: Forces, lifted: bool) -> bool:
         if self._collision.kind == "anything_but_target":
             return self._touches_anything(data, forces)
         movers = [*ROBOT, self._source] if lifted else ROBOT
-        if (forces[np.ix_(movers, self._strangers)] > 0.0).any():
-            return True
-        table_and_target = [INDEX[TABLE], *({self._target} - {self._source})]
-        if (forces[INDEX[ARM], table_and_target] > 0.0).any():
-            return True
-        return bool((forces[np.ix_(FINGERS, table_and_target)] > self._collision.hard_force).any())
+        return (
+            _highest(forces, movers, self._strangers) > 0.0
+            or _highest(forces, [INDEX[ARM]], self._table_and_target) > 0.0
+            or _highest(forces, FINGERS, self._table_and_target) > self._collision.hard_force
+        )
 
-    def _touches_anything(self, data: mujoco.MjData, forces: np.ndarray) -> bool:
+    def _touches_anything(self, data: mujoco.MjData, forces: Forces) -> bool:
         """Whether the robot, or the source it carries, touches anything but source and target."""
-        outside = [INDEX[TABLE], *self._strangers]
-        if (forces[np.ix_(ROBOT, outside)] > 0.0).any():
+        outside = {INDEX[TABLE], *self._strangers}
+        if _highest(forces, ROBOT, outside) > 0.0:
             return True
+        if not forces.get(self._source, {}).keys() >= set(FINGERS):
+            return False
         height = float(data.body(self._task.source).xpos[2] - self.record.start[2])
-        carried = bool((forces[self._source, FINGERS] > 0.0).all()) and height > CARRIED_HEIGHT
-        return carried and bool((forces[self._source, outside] > 0.0).any())
+        return height > CARRIED_HEIGHT and _highest(forces, [self._source], outside) > 0.0
+
+
+def _highest(forces: Forces, things: Sequence[int], others: Set[int]) -> float:
+    """Return the highest force (N) between any of ``things`` and any of ``others``."""
+    found = (force for thing in things for other, force in forces.get(thing, {}).items() if other in others)
+    return max(found, default=0.0)
