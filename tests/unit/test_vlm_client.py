@@ -144,15 +144,22 @@ def test_key_is_sent_but_never_written(tmp_path: Path, monkeypatch: Any, caplog:
     caplog.set_level("DEBUG")
     echo = json.dumps({"value": 3, "note": key})
     hidden = completion_with_escaped(key)
-    with serving(say(echo), send(401, f"bad key {key}"), send(500, key), send(200, hidden)) as server:
-        for number in range(4):
-            front = client(server.url, tmp_path, HttpOptions(timeout=2, attempts=1))
+    behaviours = (
+        say(echo),
+        send(401, f"bad key {key}"),
+        send(500, key),
+        send(200, hidden),
+        send(200, key * 900),
+    )
+    with serving(*behaviours) as server:
+        for number in range(len(behaviours)):
+            front = client(server.url, tmp_path, HttpOptions(timeout=2, attempts=1, max_bytes=20_000))
             with pytest.raises(VlmError) as caught:
                 ask(front, f"question {number}")
             assert key not in str(caught.value)
         assert all(headers["Authorization"] == f"Bearer {key}" for headers in server.headers)
     written = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) >= 16
+    assert len(written) >= 20
     assert not any(key.encode() in data for data in written)
     assert key not in caplog.text
 

@@ -112,7 +112,10 @@ class VlmModel(Protocol):
     place: str
 
     def complete(self, question: Question, budget: Budget, attempts: list[dict[str, Any]]) -> Reply:
-        """Answer, appending one entry per attempt to ``attempts``; raise VlmError when there is no answer."""
+        """Answer, appending one entry per attempt to ``attempts``; raise VlmError when there is no answer.
+
+        The reply's text carries no secrets.
+        """
         ...
 
     def scrub(self, text: str) -> str:

@@ -83,7 +83,7 @@ class VlmClient:
         try:
             document = parse_answer(reply.text, question.schema)
             if self._cache is not None and not verdict["cached"]:
-                self._cache.put(key, self.model.scrub(reply.text), reply.tokens)
+                self._cache.put(key, reply.text, reply.tokens)
             return read(document)
         except ValueError as error:
             what = f"the model's answer was refused: {error}"
