@@ -117,13 +117,7 @@ def roll_out(
         for name, centre in shape_centres(environment).items()
     }
     episode = _episode(manifest, observations, np.array(actions), actor, seed)
-    return Rollout(replace(episode, camera=_camera(environment)), centres)
-
-
-def _camera(environment: SimEnvironment) -> Camera:
-    """Return the camera of the present initial state: a calibrated robot knows where its camera is."""
-    camera: Camera = getattr(environment, "camera", None) or contract.camera()
-    return camera
+    return Rollout(replace(episode, camera=environment.camera), centres)
 
 
 def _extrinsics(camera: Camera) -> Extrinsics:
@@ -148,7 +142,7 @@ def _manifest(
     )
     return replace(
         started,
-        extrinsics=_extrinsics(_camera(environment)),
+        extrinsics=_extrinsics(environment.camera),
         outcome="stopped" if refused else "success" if verdict.success else "failure",
         success=bool(verdict.success),
         grasped=bool(verdict.grasped),
