@@ -22,9 +22,7 @@ from grape_training.evaluation_pictures import (
 )
 from grape_training.evaluation_tables import difference_tables, motion_rows, success_rows
 from grape_training.files import write_bytes, write_text
-from grape_training.report import percent_with_interval
-from grape_training.report_files import spoken
-from grape_training.report_pairs import data_uri
+from grape_training.report_files import data_uri, percent_with_interval, spoken
 from grape_training.suites import load_suite
 
 REPORT_NAME = "evaluation.html"

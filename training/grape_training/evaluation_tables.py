@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from grape_training.report import percent_with_interval
 from grape_training.report_charts import interval_bar
-from grape_training.report_files import DASH, spoken
+from grape_training.report_files import DASH, percent_with_interval, spoken
 
 MEANS = {  # key of a summary: title, digits, factor
     "steps": ("steps of 0.2 s", 1, 1.0),

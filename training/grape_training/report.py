@@ -18,7 +18,15 @@ from markupsafe import Markup
 from grape_training.errors import BadInputError
 from grape_training.files import read_json, read_json_lines, write_text
 from grape_training.report_charts import interval_bar, line_chart
-from grape_training.report_files import RunFiles, find_files, load_pairs, number, score_rows, spoken
+from grape_training.report_files import (
+    RunFiles,
+    find_files,
+    load_pairs,
+    number,
+    percent_with_interval,
+    score_rows,
+    spoken,
+)
 from grape_training.report_pairs import pair_views
 
 REPORT_NAME = "report.html"
@@ -105,12 +113,6 @@ def _success_row(title: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _bar(proportion: dict[str, Any], style: int) -> Markup:
     return interval_bar(proportion["rate"], proportion["low"], proportion["high"], style)
-
-
-def percent_with_interval(proportion: dict[str, Any]) -> str:
-    """Return a rate with its 95 % interval, e.g. ``41 % (31 to 52)``."""
-    low, high = (f"{100 * proportion[key]:.0f}" for key in ("low", "high"))
-    return f"{100 * proportion['rate']:.0f} % ({low} to {high})"
 
 
 def _cards(files: RunFiles, scores: list[dict[str, Any]], summary: dict[str, Any]) -> list[tuple[str, str]]:

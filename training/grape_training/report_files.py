@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,3 +91,14 @@ def number(value: float | None, digits: int = 3) -> str:
 def spoken(task: str) -> str:
     """Return a task's name in words."""
     return task.replace("_", " ")
+
+
+def percent_with_interval(proportion: dict[str, Any]) -> str:
+    """Return a rate with its 95 % interval, e.g. ``41 % (31 to 52)``."""
+    low, high = (f"{100 * proportion[key]:.0f}" for key in ("low", "high"))
+    return f"{100 * proportion['rate']:.0f} % ({low} to {high})"
+
+
+def data_uri(picture: bytes) -> str:
+    """Return WebP bytes as a data URI."""
+    return "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from markupsafe import Markup
 
 from grape_training.errors import BadInputError
 from grape_training.report_charts import Band, line_chart
-from grape_training.report_files import DASH, RunFiles, load_pairs, number, spoken
+from grape_training.report_files import DASH, RunFiles, data_uri, load_pairs, number, spoken
 
 if TYPE_CHECKING:
     from grape_preference.pairs import Pair
@@ -158,8 +157,3 @@ def _cost_chart(title: str, score: Score, step_seconds: float, top: float) -> Ma
         top=top,
         bands=bands,
     )
-
-
-def data_uri(picture: bytes) -> str:
-    """Return WebP bytes as a data URI."""
-    return "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")
