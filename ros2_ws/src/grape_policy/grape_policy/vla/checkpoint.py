@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from grape_policy.vla.adapter import CONFIG as ADAPTER_CONFIG
@@ -34,13 +34,11 @@ from grape_policy.vla.quantisation import quantised_here, quantised_linear
 from grape_policy.vla.runtime import CPU, Runtime
 from grape_policy.vla.statistics import ActionStatistics, StatisticsError
 from grape_policy.vla.tokenizer import VlaTokenizer
+from grape_policy.vla.weight_files import check_weights, read_json, unused_tensor
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 STATISTICS = "dataset_statistics.json"
 PREPROCESSOR = "preprocessor_config.json"
 HASHED = {"config.json", "tokenizer.json", STATISTICS, PREPROCESSOR, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-FLOAT_TYPES = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass
@@ -53,17 +51,6 @@ class Checkpoint:
     statistics: dict[str, ActionStatistics]
     preprocessor: Preprocessor
     version: str
-
-
-def unused_tensor(config: VlaConfig, name: str) -> bool:
-    """Say whether ``name`` is a published tensor that the forward never uses (last block, norm, pooling)."""
-    for tower, place in zip(config.towers, ("featurizer", "fused_featurizer"), strict=True):
-        prefix = f"vision_backbone.{place}."
-        if name.startswith(
-            tuple(prefix + part for part in (f"blocks.{tower.depth - 1}.", "norm.", "attn_pool."))
-        ):
-            return True
-    return name.endswith("rotary_emb.inv_freq")
 
 
 def load_checkpoint(
@@ -107,7 +94,7 @@ def read_config(folder: Path) -> VlaConfig:
         CheckpointError: it is missing or describes no model of ours.
     """
     try:
-        return VlaConfig.from_dict(_read_json(folder / "config.json"), name=folder.resolve().name)
+        return VlaConfig.from_dict(read_json(folder / "config.json"), name=folder.resolve().name)
     except (ConfigError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(folder, [f"config.json: {error}"]) from error
 
@@ -129,7 +116,7 @@ def read_small_files(
             problems.append(str(error))
             return None
 
-    preprocessor = attempt(lambda: Preprocessor.from_dict(_read_json(folder / PREPROCESSOR)))
+    preprocessor = attempt(lambda: Preprocessor.from_dict(read_json(folder / PREPROCESSOR)))
     tokenizer = attempt(lambda: VlaTokenizer.from_file(folder / "tokenizer.json", config.prompt_style))
     statistics = attempt(lambda: read_statistics(folder, config))
     if preprocessor is not None and preprocessor.image_size != config.towers[0].image_size:
@@ -146,72 +133,10 @@ def read_statistics(folder: Path, config: VlaConfig) -> dict[str, ActionStatisti
         StatisticsError: there are none, or they are malformed.
     """
     path = folder / STATISTICS
-    document = _read_json(path) if path.exists() else config.norm_stats
+    document = read_json(path) if path.exists() else config.norm_stats
     if not isinstance(document, Mapping) or not document:
         raise StatisticsError(f"no action statistics: neither {STATISTICS} nor norm_stats in config.json")
     return {key: ActionStatistics.from_dict(entry, key) for key, entry in document.items()}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path.name}: {error}") from error
-
-
-def check_weights(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], ignored: Callable[[str], bool]
-) -> dict[str, Path]:
-    """Compare the headers of the weight files with ``shapes``; return the file of each wanted tensor.
-
-    Raises:
-        CheckpointError: tensors are missing, extra, mis-shaped, not floating point, or weights are pickled.
-    """
-    problems = [
-        f"pickled file {p.name}: remove it" for p in sorted(folder.iterdir()) if p.suffix in PICKLE_SUFFIXES
-    ]
-    places: dict[str, Path] = {}
-    for path in weight_files(folder, problems):
-        for name, shape, kind in tensor_headers(path, problems):
-            if name in places:
-                problems.append(f"twice: {name}")
-            if name not in shapes and not ignored(name):
-                problems.append(f"extra: {name}")
-            elif name in shapes and (shape != shapes[name] or kind not in FLOAT_TYPES):
-                problems.append(
-                    f"shape or type: {name} is {shape} {kind}, needed {shapes[name]} floating point"
-                )
-            if name in shapes:
-                places[name] = path
-    problems += [f"missing: {name}" for name in shapes if name not in places]
-    if problems:
-        raise CheckpointError(folder, problems)
-    return places
-
-
-def weight_files(folder: Path, problems: list[str]) -> list[Path]:
-    """Return the weight files of a folder; what is wrong with their index goes to ``problems``."""
-    if not (folder / INDEX).exists():
-        return [folder / WEIGHTS]
-    try:
-        names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problems.append(f"{INDEX}: {type(error).__name__} {error}")
-        return []
-    outside = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    problems += [f"{INDEX} names {name!r}, which is no safetensors file of this folder" for name in outside]
-    return [folder / name for name in names if name not in outside]
-
-
-def tensor_headers(path: Path, problems: list[str]) -> list[tuple[str, tuple[int, ...], str]]:
-    """Return name, shape and dtype of every tensor of a file without reading their data."""
-    try:
-        with safe_open(path, framework="pt") as handle:
-            views = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118 (no mapping)
-            return [(name, tuple(view.get_shape()), view.get_dtype()) for name, view in views.items()]
-    except (OSError, SafetensorError) as error:
-        problems.append(f"{path.name}: {error}")
-        return []
 
 
 def _fill(model: OpenVla, places: Mapping[str, Path], adapter: Adapter | None, runtime: Runtime) -> None:

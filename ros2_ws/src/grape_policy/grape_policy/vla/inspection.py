@@ -14,20 +14,12 @@ from safetensors import safe_open
 
 from grape_policy.vla.adapter import CONFIG as ADAPTER_CONFIG
 from grape_policy.vla.adapter import base_checkpoint, read_adapter
-from grape_policy.vla.checkpoint import (
-    check_weights,
-    read_config,
-    read_small_files,
-    read_statistics,
-    tensor_headers,
-    unused_tensor,
-    version_of,
-    weight_files,
-)
+from grape_policy.vla.checkpoint import read_config, read_small_files, read_statistics, version_of
 from grape_policy.vla.config import VlaConfig
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.statistics import choose_statistics
+from grape_policy.vla.weight_files import check_weights, tensor_headers, unused_tensor, weight_files
 
 KINDS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 

@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 
 from grape_policy.vla.actions import ActionTokenizer
-from grape_policy.vla.checkpoint import unused_tensor
 from grape_policy.vla.config import TextConfig, TowerConfig, VlaConfig
 from grape_policy.vla.decoder import ActionDecoder
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.statistics import ActionStatistics
+from grape_policy.vla.weight_files import unused_tensor
 
 TOLERANCE = 1e-5
 EMPTY_TOKEN = 29871
