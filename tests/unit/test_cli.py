@@ -25,6 +25,8 @@ COMMANDS = [
     "train sft",
     "train pretrain",
     "eval",
+    "bench sim",
+    "bench inference",
     "promote",
     "rollback",
     "loop",
