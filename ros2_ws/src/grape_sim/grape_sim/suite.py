@@ -40,7 +40,7 @@ def load_suite(name_or_path: str | Path | Suite) -> Suite:
     return _load(str(name_or_path), Path.cwd(), 0)
 
 
-def _load(name: str, folder: Path, depth: int) -> Suite:
+def _load(name: str, folder: Path, depth: int, wanted_by: str = "") -> Suite:
     if depth > _MAX_DEPTH:
         raise SuiteError(name, f"is included {depth} deep or by itself", "Include fewer suites in suites")
     if name in SHIPPED:
@@ -48,9 +48,11 @@ def _load(name: str, folder: Path, depth: int) -> Suite:
     path = (folder / name).resolve()
     if not path.is_file():
         raise SuiteError(
-            f"suite {name!r}", "there is no such suite or file", f"Shipped: {', '.join(SHIPPED)}"
+            f"{wanted_by}suite {name!r}", "there is no such suite or file", f"Shipped: {', '.join(SHIPPED)}"
         )
-    suite = SuiteParser(path, str(path), lambda other: _load(other, path.parent, depth + 1)).parse()
+    suite = SuiteParser(
+        path, str(path), lambda other: _load(other, path.parent, depth + 1, f"{path}: include: ")
+    ).parse()
     if suite.name in SHIPPED:
         raise SuiteError(
             f"{path}: suite", f"{suite.name!r} is the name of a shipped suite", "Choose another name"

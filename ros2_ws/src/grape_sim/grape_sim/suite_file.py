@@ -46,6 +46,7 @@ def read_document(path: Path) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise SuiteError(str(path), f"has {len(data)} bytes", f"Keep it below {MAX_BYTES}")
     try:
+        _refuse_aliases(data)
         document = yaml.load(data, _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise SuiteError(
