@@ -255,6 +255,34 @@ def test_stage_documents_are_refused_with_the_place(changes: dict[str, object], 
     assert message in str(caught.value)
 
 
+LOOKS = {"body": [{"lower": [7, 225, 110], "upper": [16, 255, 255]}], "size": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("looks", "message"),
+    [
+        ({"tomato": LOOKS}, "'tomato' is no keypoint"),
+        ({"carrot": {**LOOKS, "size": math.nan}}, "not a finite number"),
+        ({"carrot": {**LOOKS, "size": 0}}, "size"),
+        ({"carrot": {**LOOKS, "body": []}}, "body"),
+        ({"carrot": {**LOOKS, "body": [{"lower": [180, 0, 0], "upper": [180, 0, 0]}]}}, "180"),
+        ({"carrot": {**LOOKS, "body": [{"lower": [0, 0], "upper": [1, 1, 1]}]}}, "too short"),
+        ({"carrot": {**LOOKS, "code": "x"}}, "code"),
+        ({"Carrot!": LOOKS}, "Carrot!"),
+        ([LOOKS], "object"),
+    ],
+)
+def test_looks_in_a_stage_file_are_refused_with_the_place(looks: object, message: str) -> None:
+    with pytest.raises(ConstraintError, match=message):
+        plan_from_document({**document(), "appearances": looks}, "x.yaml")
+
+
+def test_looks_in_a_stage_file_are_read() -> None:
+    (item,) = plan_from_document({**document(), "appearances": {"carrot": LOOKS}}, "x.yaml").appearances
+    assert (item.name, item.size, item.parts) == ("carrot", 0.1, ())
+    assert item.body[0].upper == (16, 255, 255)
+
+
 def test_stage_conditions_must_be_conditions() -> None:
     broken = document()
     broken["stages"][0]["end"] = "height(carrot)"  # type: ignore[index]

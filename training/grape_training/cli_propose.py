@@ -121,7 +121,7 @@ def _report(proposal: StageProposal, path: Path, client: VlmClient | None, json:
         "message": proposal.message,
         "stages": [stage.name for stage in proposal.plan.stages],
         "keypoints": list(proposal.plan.keypoints),
-        "undeclared": sorted(proposal.appearances),
+        "named_by_model": [item.name for item in proposal.plan.appearances],
         "requests": client.budget.requests if client else 0,
         "tokens": client.budget.tokens if client else 0,
         "audit": str(client.root / "audit") if client else None,
@@ -134,8 +134,6 @@ def _report(proposal: StageProposal, path: Path, client: VlmClient | None, json:
     typer.echo(f"{path}: {origin} stages ({proposal.verdict}): {names}")
     if proposal.message:
         typer.echo(f"why: {proposal.message}")
-    if proposal.appearances:
-        typer.echo(f"declare in appearance.yaml, see the file's comments: {', '.join(proposal.appearances)}")
     if client:
         typer.echo(
             f"{client.budget.requests} requests, {client.budget.tokens} tokens; audit: {summary['audit']}"

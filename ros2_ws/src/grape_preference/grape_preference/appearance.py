@@ -44,7 +44,9 @@ def appearances() -> dict[str, Appearance]:
     """Return every declared object by name."""
     document = _document()
     rows = {**document["objects"], **document["further_objects"]}
-    return {name: _appearance(name, {**rows.get(row.get("like"), {}), **row}) for name, row in rows.items()}
+    return {
+        name: read_appearance(name, {**rows.get(row.get("like"), {}), **row}) for name, row in rows.items()
+    }
 
 
 def scene_objects() -> tuple[str, ...]:
@@ -75,7 +77,8 @@ def gripper_joint() -> str:
     return str(_document()["gripper"]["joint"])
 
 
-def _appearance(name: str, row: dict[str, Any]) -> Appearance:
+def read_appearance(name: str, row: dict[str, Any]) -> Appearance:
+    """Return an object's looks from a row like those of appearance.yaml."""
     return Appearance(name, _ranges(row["body"]), _ranges(row.get("parts", [])), float(row["size"]))
 
 

@@ -22,7 +22,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from grape_preference.appearance import appearances
+from grape_preference.appearance import Appearance, appearances, read_appearance
 from grape_preference.expression_syntax import ConstraintError
 from grape_preference.expressions import Expression, parse_expression
 from grape_preference.language_functions import BOOLEAN, BUILT_IN_POINTS, FUNCTIONS, ONE, VARIABLES
@@ -73,7 +73,7 @@ class StagePlan:
     """All stages of a task; ``sha256`` identifies the data it was read from.
 
     ``success`` is the condition that the judge asks for at the last frame: the end of the last stage unless
-    the file says otherwise.
+    the file says otherwise. ``appearances`` are the looks of keypoints that the file declares itself.
     """
 
     task: str
@@ -82,6 +82,7 @@ class StagePlan:
     stages: tuple[Stage, ...]
     success: Expression
     sha256: str
+    appearances: tuple[Appearance, ...] = ()
 
 
 def check_expression(text: str, keypoints: Iterable[str] | None = None) -> Expression:
@@ -163,7 +164,16 @@ def plan_from_document(document: object, where: str) -> StagePlan:
         stages,
         success,
         digest,
+        _appearances(document.get("appearances", {}), keypoints, where),
     )
+
+
+def _appearances(rows: dict[str, Any], keypoints: tuple[str, ...], where: str) -> tuple[Appearance, ...]:
+    for name, row in rows.items():
+        if name not in keypoints:
+            raise ConstraintError(f"{where}, appearances: {name!r} is no keypoint of the file")
+        _finite(row["size"], f"{where}, appearances, {name}, size")
+    return tuple(read_appearance(name, row) for name, row in rows.items())
 
 
 def _load_yaml(data: bytes, name: str) -> object:

@@ -163,7 +163,7 @@ def score_recorded(
     plan = None
     try:
         plan = options.plan(episode.manifest.task)
-        tracks = track(episode, plan.keypoints)
+        tracks = track(episode, plan.keypoints, plan.appearances)
     except ConstraintError as error:
         refusal = ScoringError("no_stages", str(error))
         return replace(refused_score(episode, refusal), objective=options.objective), None

@@ -9,7 +9,7 @@ confidence 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -50,8 +50,12 @@ class _Size:
     area: float
 
 
-def track(episode: Episode, names: Sequence[str] | None = None) -> KeypointTracks | None:
+def track(
+    episode: Episode, names: Sequence[str] | None = None, looks: Sequence[Appearance] = ()
+) -> KeypointTracks | None:
     """Track ``names`` (default: the keypoints of the task's stages) through an episode.
+
+    ``looks`` declares objects, or declares them otherwise than ``appearance.yaml`` does.
 
     Returns:
         Tracks over all T+1 frames, or None when the episode has no depth images. An object that is never seen
@@ -64,7 +68,8 @@ def track(episode: Episode, names: Sequence[str] | None = None) -> KeypointTrack
     if episode.depths is None:
         return None
     names = tuple(names if names is not None else _keypoints_of(episode.manifest.task))
-    objects = [_declared(name) for name in names]
+    known = {**appearances(), **{item.name: item for item in looks}}
+    objects = [_declared(name, known) for name in names]
     projector = _projector(episode.camera)
     frames = _find(episode, projector, objects)
     lost = [item for item in objects if sum(item.name in f for f in frames) < SEEN_SHARE * len(frames)]
@@ -102,8 +107,7 @@ def _keypoints_of(task: str) -> tuple[str, ...]:
         raise ScoringError("no_stages", str(error)) from None
 
 
-def _declared(name: str) -> Appearance:
-    known = appearances()
+def _declared(name: str, known: Mapping[str, Appearance]) -> Appearance:
     if name not in known:
         message = f"no appearance is declared for {name!r}; add it to appearance.yaml ({', '.join(known)})"
         raise ScoringError("missing_keypoints", message)

@@ -39,7 +39,9 @@ _STAGES = """
 ```yaml
 version: 1
 task: carrot_on_plate
-keypoints: [carrot, plate]        # objects with a declared appearance
+keypoints: [carrot, plate]        # objects with a declared appearance: in appearance.yaml, or here:
+appearances:                      # optional, as in appearance.yaml
+  plate: {body: [{lower: [0, 0, 150], upper: [179, 45, 255]}], size: 0.112}
 unreached_cost: 1.0               # each stage that was not completed costs this much more
 stages:
   - name: reach

@@ -17,7 +17,9 @@ from grape_preference.vlm_prompts import pointing_question
 
 NEAR_PIXELS = 6  # px that a pointed-at pixel may miss an object by
 REACH = 0.12  # m from the pointed-at place to the farthest pixel of the same object
-HUE_SLACK, COLOUR_SLACK = 3, 30  # around the colours seen in one image
+HUE_SLACK, COLOUR_SLACK = 2, 25  # around the colours seen in one image
+HUE_SPREAD, GREY_SATURATION = 10, 60  # of the pixels of one colour
+MAX_COLOURS, SMALL_SHARE = 3, 0.08  # of one object; smaller shares are shadows and edges
 POINTING_SCALE = 2  # small images are shown enlarged
 
 
@@ -114,23 +116,47 @@ def in_workspace(points: np.ndarray) -> bool:
 
 
 def declared_appearance(candidate: Candidate, image: np.ndarray) -> dict[str, Any]:
-    """Return an entry for ``appearance.yaml`` with the colours that a candidate has in ``image``."""
+    """Return an entry for ``appearance.yaml`` with the colours that a candidate has in ``image``.
+
+    The colour of most of its pixels is its body's; others belong to attached parts.
+    """
     u, v = candidate.pixels.T
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[v, u].astype(int)
-    low, high = np.percentile(hsv[:, 1:], [5, 95], axis=0).astype(int)
+    body, *parts = [_ranges(hsv[group]) for group in _colour_groups(hsv)]
+    size = round(float(np.linalg.norm(candidate.extent[:2])), 3)
+    further = {"parts": [item for ranges in parts for item in ranges]} if parts else {}
+    return {"body": body, **further, "size": size}
+
+
+def _colour_groups(hsv: np.ndarray) -> list[np.ndarray]:
+    """Split pixels (n, 3) into groups (n,) of one hue or grey, largest first; a small rest is left out."""
+    grey, rest = hsv[:, 1] < GREY_SATURATION, np.ones(len(hsv), bool)
+    groups: list[np.ndarray] = []
+    while len(groups) < MAX_COLOURS and rest.sum() > SMALL_SHARE * len(hsv):
+        if grey[rest].mean() > 0.5:
+            group = rest & grey
+        else:
+            peak = np.bincount(hsv[rest & ~grey, 0], minlength=180).argmax()
+            apart = np.abs(hsv[:, 0] - peak)
+            group = rest & ~grey & (np.minimum(apart, 180 - apart) <= HUE_SPREAD)
+        groups.append(group)
+        rest &= ~group
+    return sorted(groups, key=lambda group: -int(group.sum()))
+
+
+def _ranges(hsv: np.ndarray) -> list[dict[str, list[int]]]:
+    low, high = np.percentile(hsv[:, 1:], [3, 97], axis=0).astype(int)
     low, high = np.maximum(low - COLOUR_SLACK, 0), np.minimum(high + COLOUR_SLACK, 255)
-    body = [
-        {"lower": [first, *low.tolist()], "upper": [last, *high.tolist()]}
-        for first, last in _hue_ranges(hsv[:, 0])
-    ]
-    return {"body": body, "size": round(float(np.linalg.norm(candidate.extent[:2])), 3)}
+    grey = float(np.median(hsv[:, 1])) < GREY_SATURATION  # its hue is noise
+    hues = [(0, 179)] if grey else _hue_ranges(hsv[:, 0])
+    return [{"lower": [first, *low.tolist()], "upper": [last, *high.tolist()]} for first, last in hues]
 
 
 def _hue_ranges(hue: np.ndarray) -> list[tuple[int, int]]:
     """Return the ranges (OpenCV: 0..179, a circle) that hold most of ``hue``; two when red is in between."""
     turned = (hue + 90) % 180
-    wraps = bool(np.ptp(np.percentile(turned, [5, 95])) < np.ptp(np.percentile(hue, [5, 95])))
-    first, last = (int(x) for x in np.percentile(turned - 90 if wraps else hue, [5, 95]))
+    wraps = bool(np.ptp(np.percentile(turned, [3, 97])) < np.ptp(np.percentile(hue, [3, 97])))
+    first, last = (int(x) for x in np.percentile(turned - 90 if wraps else hue, [3, 97]))
     first, last = first - HUE_SLACK, last + HUE_SLACK
     if first < 0:
         return [(0, last), (180 + first, 179)]

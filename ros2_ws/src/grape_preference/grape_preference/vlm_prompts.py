@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from grape_preference.appearance import Appearance
 from grape_preference.constraints import StagePlan, plan_for_task, shipped_tasks
 from grape_preference.language_docs import render
 from grape_preference.vlm import Question
@@ -112,7 +113,7 @@ def stages_schema() -> dict[str, Any]:
     """
     shipped = files("grape_preference").joinpath("stages/schema.json").read_text(encoding="utf-8")
     document = json.loads(shipped)
-    definitions = document["$defs"]
+    definitions = {name: document["$defs"][name] for name in ("name", "expression", "stage", "constraint")}
     stage = definitions["stage"]
     stage["properties"]["start"] = {"anyOf": [{"$ref": "#/$defs/expression"}, {"type": "null"}]}
     stage["required"] = list(stage["properties"])
@@ -143,15 +144,28 @@ def document_of(plan: StagePlan) -> dict[str, Any]:
         }
         for stage in plan.stages
     ]
-    document = {
+    document: dict[str, Any] = {
         "version": 1,
         "task": plan.task,
         "keypoints": list(plan.keypoints),
         "unreached_cost": plan.unreached_cost,
         "stages": stages,
     }
-    differs = plan.success.text != plan.stages[-1].end.text
-    return {**document, "success": plan.success.text} if differs else document
+    if plan.success.text != plan.stages[-1].end.text:
+        document["success"] = plan.success.text
+    if plan.appearances:
+        document["appearances"] = {item.name: _looks(item) for item in plan.appearances}
+    return document
+
+
+def _looks(item: Appearance) -> dict[str, Any]:
+    fields = {"body": item.body, "parts": item.parts}
+    ranges = {
+        name: [{"lower": list(colour.lower), "upper": list(colour.upper)} for colour in colours]
+        for name, colours in fields.items()
+        if colours
+    }
+    return {**ranges, "size": item.size}
 
 
 def _object(**properties: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,14 +44,12 @@ class StageProposal:
         verdict: "accepted", "repaired" (at the second try), "chosen" (shipped ones were asked for) or the
             reason of the VlmError for which the shipped ones serve.
         message: why, in words; empty when accepted at once.
-        appearances: entries for appearance.yaml, from the first frame, of keypoints that the model named.
     """
 
     plan: StagePlan
     source: str
     verdict: str
     message: str = ""
-    appearances: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def shipped_proposal(task: str) -> StageProposal:
@@ -87,7 +85,7 @@ def propose_stages(client: VlmClient, episode: Episode, found: Mapping[str, Cand
             raise
         refusal = shorten(str(error), 600)
         repaired = client.ask(repair_question(question, error.raw, refusal), read)
-        return StageProposal(repaired.plan, "model", "repaired", refusal, repaired.appearances)
+        return StageProposal(repaired.plan, "model", "repaired", refusal)
 
 
 def propose_or_ship(
@@ -116,11 +114,6 @@ def write_stages(proposal: StageProposal, path: Path, instruction: str, model: s
         f"Stages of {json.dumps(shorten(instruction))}: {shorten(origin)}, {datetime.now(UTC):%Y-%m-%d}.",
         f"Verdict: {proposal.verdict}. {shorten(proposal.message, 400)}".rstrip(),
     ]
-    if proposal.appearances:
-        lines += [
-            "Keypoints that the model named; put their looks into appearance.yaml to have them tracked:"
-        ]
-        lines += yaml.safe_dump({"objects": proposal.appearances}, default_flow_style=None).splitlines()
     header = "".join(f"# {line}\n" for line in lines)
     body = yaml.safe_dump(document_of(proposal.plan), sort_keys=False, allow_unicode=False, width=1000)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,20 +139,19 @@ def _picture(episode: Episode, marks: Mapping[int, Candidate]) -> np.ndarray:
 def _proposal(document: dict[str, Any], episode: Episode, marks: Mapping[int, Candidate]) -> StageProposal:
     bound = _bind(document["keypoints"], marks)
     stages = [{k: v for k, v in stage.items() if v is not None} for stage in document["stages"]]
-    plan = plan_from_document(
-        {
-            "version": 1,
-            "task": episode.manifest.task,
-            "keypoints": list(bound),
-            "unreached_cost": UNREACHED_COST,
-            "stages": stages,
-        },
-        "the answer",
-    )
-    _check_sense(plan, _first_state(episode, bound))
     unknown = {name: item for name, item in bound.items() if name not in appearances()}
     looks = {name: declared_appearance(item, episode.images[0]) for name, item in unknown.items()}
-    return StageProposal(plan, "model", "accepted", "", looks)
+    fields = {
+        "version": 1,
+        "task": episode.manifest.task,
+        "keypoints": list(bound),
+        "unreached_cost": UNREACHED_COST,
+        "appearances": looks,
+        "stages": stages,
+    }
+    plan = plan_from_document(fields, "the answer")
+    _check_sense(plan, _first_state(episode, bound))
+    return StageProposal(plan, "model", "accepted")
 
 
 def _bind(keypoints: list[dict[str, Any]], marks: Mapping[int, Candidate]) -> dict[str, Candidate]:
