@@ -241,8 +241,22 @@ def test_model_names_objects_without_declared_appearance(
     shipped = score_episode(episode, track(episode))
     assert (scored.verdict, scored.i_success) == ("ok", shipped.i_success)
     assert scored.r_ext == pytest.approx(shipped.r_ext, abs=0.1)
+    both = {**nameless, "plate": found["plate"]}
     with serving(say(json.loads(text))) as server, pytest.raises(VlmError, match="another object's name"):
-        propose_stages(client(server.url, tmp_path / "anew"), episode, nameless)
+        propose_stages(client(server.url, tmp_path / "anew"), episode, both)
+
+
+def test_name_that_a_pointing_model_found_needs_no_declaration(
+    episode: Episode, found: dict[str, Candidate], tmp_path: Path
+) -> None:
+    pointed = {"vegetable": found["carrot"], "plate": found["plate"]}
+    pointed = {name: dataclasses.replace(item, name=name) for name, item in pointed.items()}
+    text = json.dumps(good_answer({"carrot": 1, "plate": 2})).replace("carrot", "vegetable")
+    with serving(say(text)) as server:
+        plan = propose_stages(client(server.url, tmp_path), episode, pointed).plan
+        told = server.requests[0]["messages"][1]["content"][0]["text"]
+    assert "- 1: vegetable, centre" in told
+    assert [item.name for item in plan.appearances] == ["vegetable"]
 
 
 def test_red_is_two_ranges_of_hue() -> None:

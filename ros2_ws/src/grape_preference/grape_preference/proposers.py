@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,9 @@ HUE_SLACK, COLOUR_SLACK = 2, 25  # around the colours seen in one image
 HUE_SPREAD, GREY_SATURATION = 10, 60  # of the pixels of one colour
 MAX_COLOURS, SMALL_SHARE = 3, 0.08  # of one object; smaller shares are shadows and edges
 POINTING_SCALE = 2  # small images are shown enlarged
+
+
+NAMELESS = re.compile(r"object_\d+(_part_\d+)?")  # what a proposer calls things that it cannot name
 
 
 class Proposer(Protocol):

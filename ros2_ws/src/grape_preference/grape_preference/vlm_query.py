@@ -22,7 +22,7 @@ from grape_preference.appearance import appearances, gripper_joint, gripper_open
 from grape_preference.constraints import ConstraintError, StagePlan, plan_for_task, plan_from_document
 from grape_preference.drawing import draw_marks, project
 from grape_preference.language_functions import Context
-from grape_preference.proposers import declared_appearance
+from grape_preference.proposers import NAMELESS, declared_appearance
 from grape_preference.segmentation import Candidate
 from grape_preference.tracks import KeypointTracks
 from grape_preference.vlm import VlmError
@@ -63,8 +63,7 @@ def propose_stages(client: VlmClient, episode: Episode, found: Mapping[str, Cand
     Args:
         client: whom to ask.
         episode: gives instruction, task, first frame, camera and the robot's first state.
-        found: what a proposer found in the first frame; names without a declared appearance are not told to
-            the model, which names those objects itself.
+        found: what a proposer found in the first frame; the model gives names to those that have none.
 
     Raises:
         VlmError: no usable answer, also after one repair.
@@ -128,7 +127,7 @@ def _told(marks: Mapping[int, Candidate]) -> list[MarkedObject]:
 
 
 def _known_name(candidate: Candidate) -> str | None:
-    return candidate.name if candidate.name in appearances() else None
+    return None if NAMELESS.fullmatch(candidate.name) else candidate.name
 
 
 def _picture(episode: Episode, marks: Mapping[int, Candidate]) -> np.ndarray:
@@ -139,8 +138,11 @@ def _picture(episode: Episode, marks: Mapping[int, Candidate]) -> np.ndarray:
 def _proposal(document: dict[str, Any], episode: Episode, marks: Mapping[int, Candidate]) -> StageProposal:
     bound = _bind(document["keypoints"], marks)
     stages = [{k: v for k, v in stage.items() if v is not None} for stage in document["stages"]]
-    unknown = {name: item for name, item in bound.items() if name not in appearances()}
-    looks = {name: declared_appearance(item, episode.images[0]) for name, item in unknown.items()}
+    looks = {
+        name: declared_appearance(item, episode.images[0])
+        for name, item in bound.items()
+        if name not in appearances() or _known_name(item) is None
+    }
     fields = {
         "version": 1,
         "task": episode.manifest.task,
@@ -166,7 +168,7 @@ def _bind(keypoints: list[dict[str, Any]], marks: Mapping[int, Candidate]) -> di
         known = _known_name(marks[number])
         if known is not None and name != known:
             raise AnswerError(f"{where}: object {number} is called {known!r}, not {name!r}")
-        if known is None and (name in taken or name in appearances()):
+        if known is None and name in taken:
             raise AnswerError(f"{where}: {name!r} is another object's name; choose a new one for {number}")
         if name in bound or any(item is marks[number] for item in bound.values()):
             raise AnswerError(f"{where}: {name!r} (object {number}) is chosen twice")
