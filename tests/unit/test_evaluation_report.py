@@ -144,3 +144,20 @@ def test_bad_input_is_one_line_and_exit_code_2(grape: Run, arguments: list[str],
     assert words in errors
     assert errors.startswith("error: ")
     assert not output
+
+
+def test_a_suite_of_ones_own_is_run_and_its_content_counts(grape: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "mine.yaml"
+    text = "suite: mine\ndescription: One cell\ninclude: [in_domain]\ncells: {cubes: {tasks: [stack_cube]}}\n"
+    suite.write_text(text)
+    arguments = ["eval", "expert", "--suite", "mine.yaml", "--states", "1", "--workers", "1", "--json"]
+    arguments += ["--no-checks", "--films", "0", "--output", "out"]
+    code, output, errors = grape(*arguments)
+    assert code == 0, errors
+    found = json.loads(output)
+    assert list(found["policies"]["expert"]["tasks"]) == ["mine.cubes"]
+    assert found["policies"]["expert"]["pooled"]["success"]["count"] == 1
+    assert (found["suite"], found["checks"]) == ("mine", None)
+    suite.write_text(text.replace("One cell", "Another"))
+    assert grape(*arguments)[0] == 0
+    assert len(list((tmp_path / "out").glob("expert-*.jsonl"))) == 2
