@@ -7,6 +7,7 @@ import pytest
 from grape_episodes.reader import read_episode
 from grape_sim.rendering import OBJECT_IDS
 from grape_training.demos import DemoOptions, make_demos
+from grape_training.errors import BadInputError
 from grape_training.frames import OBJECTS, TASK_NAMES, UNKNOWN_CLASS, read_frames
 from grape_training.scenes import coarse_classes, render_shard
 
@@ -57,7 +58,7 @@ def test_finished_demonstrations_are_not_made_again(demos):
 
 
 def test_an_unknown_task_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ValueError, match="unknown task"):
+    with pytest.raises(BadInputError, match="unknown task"):
         make_demos(tmp_path, ("juggle",), 1, DemoOptions())
 
 

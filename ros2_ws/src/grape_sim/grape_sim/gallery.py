@@ -1,4 +1,4 @@
-"""A contact sheet of suites: the first image of each cell with what the robot is told."""
+"""A contact sheet of suites: the first image of each cell's tasks with what the robot is told."""
 
 from __future__ import annotations
 
@@ -12,16 +12,13 @@ from PIL import Image, ImageDraw, ImageFont
 from grape_sim.environment import SimEnvironment
 from grape_sim.suite_types import Suite
 
-COLUMNS, TILE, CAPTION = (
-    5,
-    224,
-    44,
-)  # tiles a row; pixels: side of the square picture, height of the words below
+COLUMNS = 6  # tiles a row
+TILE, CAPTION = 200, 44  # pixels: side of the square picture, height of the words below it
 _BACKGROUND, _INK, _GREY = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
 def contact_sheet(suites: Iterable[Suite], index: int = 0) -> Image.Image:
-    """Return one picture (the policy's view) of state ``index`` of the last split for every cell."""
+    """Return one picture (the policy's view) of a state of the last split for every task of every cell."""
     tiles = [tile for suite in suites for tile in _tiles(suite, index)]
     rows = -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * (TILE + 4), rows * (TILE + CAPTION)), _BACKGROUND)
@@ -43,10 +40,11 @@ def _tiles(suite: Suite, index: int) -> list[Image.Image]:
     environment = SimEnvironment(suite=suite)
     tiles = []
     try:
-        for cell in suite.cells:
-            image = environment.reset(suite.state_id(cell, suite.splits[-1], index)).image
-            label = cell if suite.plain_ids else f"{suite.name}.{cell}"
-            tiles.append(_tile(image, label, environment.instruction))
+        for cell in suite.cells.values():
+            for number in range(len(cell.tasks)):  # the index chooses the task
+                state = suite.state_id(cell.name, suite.splits[-1], index * len(cell.tasks) + number)
+                image = environment.reset(state).image
+                tiles.append(_tile(image, state.split("/")[0], environment.instruction))
     finally:
         environment.close()
     return tiles
@@ -58,7 +56,7 @@ def _tile(image: np.ndarray, label: str, instruction: str) -> Image.Image:
     tile.paste(Image.fromarray(image[:, side:-side]).resize((TILE, TILE), Image.Resampling.BICUBIC), (0, 0))
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
     draw.text((2, TILE + 1), label, fill=_INK, font=font)
-    words = textwrap.wrap(instruction, 38)[:2]
+    words = textwrap.wrap(instruction, 34)[:2]
     for row, line in enumerate(words):
         draw.text((2, TILE + 14 + 13 * row), line, fill=_GREY, font=font)
     return tile
