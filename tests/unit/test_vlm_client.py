@@ -71,6 +71,10 @@ def fail(root: Path, *behaviours: Behaviour, options: HttpOptions = QUICK) -> tu
         return caught.value, len(server.requests)
 
 
+def short(value: object) -> str:
+    return ascii(value)[:30]
+
+
 def test_what_is_sent_and_what_comes_back(tmp_path: Path) -> None:
     with serving(say({"value": 3})) as server:
         front = client(server.url, tmp_path)
@@ -119,7 +123,9 @@ def test_same_question_is_answered_from_the_cache(tmp_path: Path) -> None:
         assert len(server.requests) == 4
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"text": 5}', "[" * 50_000, "\x00" * 2_000_000])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"text": 5}', "[" * 50_000, "\x00" * 2_000_000], ids=short
+)
 def test_damaged_cache_is_asked_anew(tmp_path: Path, content: str) -> None:
     with serving(say({"value": 3})) as server:
         ask(client(server.url, tmp_path))
@@ -206,6 +212,7 @@ def test_document_is_found_in_what_a_chatty_model_says(tmp_path: Path, content: 
         ('{"value": ' + "1" * 6000 + "}", "not JSON"),
         ('{"value": "\ud800"}', "value"),
     ],
+    ids=short,
 )
 def test_bad_documents_are_refused_and_not_cached(tmp_path: Path, content: str, part: str) -> None:
     error, requests = fail(tmp_path, say(content))
@@ -231,6 +238,7 @@ def test_bad_documents_are_refused_and_not_cached(tmp_path: Path, content: str, 
         '{"choices": [{"message": {"content": "{}"}}], "usage": {"total_tokens": "many"}}',
         '{"a":' * 100_000,
     ],
+    ids=short,
 )
 def test_garbage_is_no_completion(tmp_path: Path, body: str | bytes) -> None:
     error, requests = fail(tmp_path, send(200, body))

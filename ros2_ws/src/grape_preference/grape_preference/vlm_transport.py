@@ -6,9 +6,11 @@ are not followed: the key goes nowhere but to the address that the user gave.
 
 from __future__ import annotations
 
+import ssl
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any
 
 import anyio
@@ -82,7 +84,7 @@ async def _post(url: str, headers: dict[str, str], body: dict[str, Any], options
     headers = {"Accept": "application/json", "Accept-Encoding": "identity", **headers}
     with anyio.fail_after(options.timeout):
         async with (
-            httpx2.AsyncClient(timeout=options.timeout, follow_redirects=False) as client,
+            httpx2.AsyncClient(verify=_tls(), timeout=options.timeout, follow_redirects=False) as client,
             client.stream("POST", url, headers=headers, json=body) as response,
         ):
             if response.headers.get("content-encoding", "identity") != "identity":
@@ -95,6 +97,12 @@ async def _post(url: str, headers: dict[str, str], body: dict[str, Any], options
                     what = f"{url} sends more than {options.max_bytes} bytes"
                     raise VlmError("too_large", what, "No good answer is that long", _text(data[:4096]))
             return Response(response.status_code, response.headers.get("retry-after"), _text(data))
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Return the library's default context; making one reads all certificates, which takes long."""
+    return httpx2.create_ssl_context()
 
 
 def _text(data: bytearray) -> str:
