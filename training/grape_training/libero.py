@@ -12,8 +12,11 @@ import hashlib
 import importlib
 import json
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,11 +73,13 @@ class LiberoSuite:
         Raises:
             BadInputError: LIBERO is not installed, or has no such suite.
         """
-        suites = _benchmark().get_benchmark_dict()
+        with redirect_stdout(sys.stderr):  # standard output is for results
+            suites = _benchmark().get_benchmark_dict()
         if name not in suites:
             raise BadInputError(f"LIBERO has no suite {name!r}", f"Use one of {', '.join(sorted(MAX_STEPS))}")
         self.name = self.source = name
-        self.benchmark = suites[name]()
+        with redirect_stdout(sys.stderr):
+            self.benchmark = suites[name]()
         self._states: dict[int, np.ndarray] = {}
         tasks = [self.benchmark.get_task(number) for number in range(self.benchmark.n_tasks)]
         self.instructions = [str(task.language) for task in tasks]
@@ -124,6 +129,12 @@ class LiberoSuite:
         return LiberoState(task, int(index) % len(self.states(task)), self.instructions[task], other)
 
 
+@cache
+def libero_suite(name: str) -> LiberoSuite:
+    """Return a suite, looked up once per process; raises as :class:`LiberoSuite` does."""
+    return LiberoSuite(name)
+
+
 @dataclass(frozen=True)
 class LiberoObservation:
     """What the policy sees, and what the arm's encoders say; see ``grape_sim.environment.Observation``."""
@@ -151,7 +162,7 @@ class LiberoEnvironment:
     """One LIBERO simulation with the interface of :class:`grape_sim.environment.SimEnvironment`."""
 
     def __init__(self, suite: str) -> None:
-        self.suite = LiberoSuite(suite)
+        self.suite = libero_suite(suite)
         self._simulation: Any = None
         self._task: int | None = None
         self.instruction = self.initial_state_id = ""
@@ -197,13 +208,14 @@ class LiberoEnvironment:
         paths = importlib.import_module("libero.libero")
         found = self.suite.benchmark.get_task(task)
         file = Path(paths.get_libero_path("bddl_files")) / found.problem_folder / found.bddl_file
-        self._simulation = envs.OffScreenRenderEnv(
-            bddl_file_name=str(file),
-            camera_heights=IMAGE_SIZE,
-            camera_widths=IMAGE_SIZE,
-            camera_names=["agentview"],
-            horizon=self.suite.max_steps + SETTLE_STEPS + 1000,
-        )
+        with redirect_stdout(sys.stderr):
+            self._simulation = envs.OffScreenRenderEnv(
+                bddl_file_name=str(file),
+                camera_heights=IMAGE_SIZE,
+                camera_widths=IMAGE_SIZE,
+                camera_names=["agentview"],
+                horizon=self.suite.max_steps + SETTLE_STEPS + 1000,
+            )
         self._task = task
 
     def _observation(self, seen: dict[str, Any]) -> LiberoObservation:

@@ -74,9 +74,9 @@ def load_suite(name_or_file: str) -> EvaluationSuite:
         BadInputError: a LIBERO suite, and LIBERO is not installed here.
     """
     if name_or_file.startswith(LIBERO_PREFIX):
-        from grape_training.libero import LiberoSuite
+        from grape_training.libero import libero_suite
 
-        return LiberoSuite(name_or_file)
+        return libero_suite(name_or_file)
     from grape_sim import suite
 
     return suite.load_suite(name_or_file)
