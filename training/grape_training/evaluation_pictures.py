@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from grape_training.cells import CellResult
 from grape_training.report_files import spoken
@@ -113,7 +113,7 @@ def _outcome(result: CellResult) -> str:
 
 
 def _paste(sheet: Image.Image, image: np.ndarray, corner: tuple[int, int], size: tuple[int, int]) -> None:
-    sheet.paste(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), corner)
+    sheet.paste(ImageOps.pad(Image.fromarray(image), size, Image.Resampling.LANCZOS, PAPER), corner)
 
 
 def _frame(sheet: Image.Image, corner: tuple[int, int], size: tuple[int, int], colour: str) -> None:
