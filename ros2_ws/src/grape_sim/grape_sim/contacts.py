@@ -40,15 +40,19 @@ class ContactReader:
         contact = data.contact
         geoms, address = contact.geom, contact.efc_address
         chosen = np.flatnonzero((watched[geoms[:, 0]] | watched[geoms[:, 1]]) & (address >= 0))
-        forces: Forces = {}
         if not len(chosen):
-            return forces
+            return {}
         # The first constraint row of a contact is its normal direction (elliptic friction cones).
         normal = data.efc_force[address[chosen]].tolist()
-        for (one, other), force in zip(self._things[geoms[chosen]].tolist(), normal, strict=True):
+        pairs = zip(*self._things[geoms[chosen]].T.tolist(), strict=True)
+        sums: dict[tuple[int, int], float] = {}
+        for pair, force in zip(pairs, normal, strict=True):
+            sums[pair] = sums.get(pair, 0.0) + force
+        forces: Forces = {}
+        for (one, other), force in sums.items():
             if force > 0.0 and one != other:
-                row, column = forces.setdefault(one, {}), forces.setdefault(other, {})
-                row[other] = column[one] = row.get(other, 0.0) + force
+                total = force + forces.get(one, {}).get(other, 0.0)
+                forces.setdefault(one, {})[other] = forces.setdefault(other, {})[one] = total
         return forces
 
     def _thing(self, model: mujoco.MjModel, geom: int) -> int:

@@ -228,5 +228,9 @@ class Judge:
 
 def _highest(forces: Forces, things: Sequence[int], others: Set[int]) -> float:
     """Return the highest force (N) between any of ``things`` and any of ``others``."""
-    found = (force for thing in things for other, force in forces.get(thing, {}).items() if other in others)
-    return max(found, default=0.0)
+    highest = 0.0
+    for thing in things:
+        for other, force in forces.get(thing, {}).items():
+            if force > highest and other in others:
+                highest = force
+    return highest
