@@ -162,6 +162,13 @@ def test_a_suite_of_ones_own_with_new_objects_and_tasks_runs(own):
     environment.close()
 
 
+def test_the_example_in_the_manual_is_a_suite(tmp_path):
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "write-suites.md"
+    path = tmp_path / "kitchen.yaml"
+    path.write_text(page.read_text().split("```yaml\n")[1].split("```")[0])
+    load_and_sample(path)
+
+
 def test_the_content_of_a_suite_decides_its_hash(own, tmp_path):
     other = tmp_path / "other.yaml"
     other.write_text(OWN)
