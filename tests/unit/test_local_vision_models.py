@@ -16,10 +16,12 @@ from grape_preference import learned_proposer
 from grape_preference.learned_proposer import LearnedProposer, bind_by_colour, distinct, divide
 from grape_preference.local_models import load_model
 from grape_preference.proposers import ColourProposer
+from grape_preference.schema_guide import SchemaGuide
 from grape_preference.segmentation import Candidate, Projector
 from grape_preference.vlm import Budget, Question, VlmError
 from grape_preference.vlm_client import VlmClient
 from grape_preference.vlm_local import LocalModel
+from grape_preference.vlm_prompts import SUCCESS_SCHEMA, pointing_question, stages_schema
 from grape_sim.environment import Observation, SimEnvironment
 from tiny_vision_models import save_dinov2, save_llava, save_sam2
 from transformers import Dinov2Model, Sam2Model
@@ -222,24 +224,44 @@ def test_text_model_without_template_is_refused(models: Path, tmp_path: Path) ->
 # --- the local vision-language model
 
 IMAGE = np.full((30, 40, 3), 90, np.uint8)
+VALUE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["reason", "value"],
+    "properties": {"reason": {"type": "string", "maxLength": 20}, "value": {"enum": ["yes", "no"]}},
+}
 
 
 def question(prompt: str = "How many?", images: int = 1) -> Question:
-    return Question("test", "Be brief.", prompt, (IMAGE,) * images, {"type": "object"})
+    return Question("test", "Be brief.", prompt, (IMAGE,) * images, VALUE)
 
 
 def test_local_model_answers_repeatably_within_its_limits(models: Path) -> None:
-    model, budget, attempts = (
-        LocalModel(models / "llava", max_answer_tokens=12),
-        Budget(),
-        list[dict[str, Any]](),
-    )
+    model = LocalModel(models / "llava", max_answer_tokens=12)
+    budget, attempts = Budget(), list[dict[str, Any]]()
     first = model.complete(question(), budget, attempts)
     assert first == model.complete(question(), Budget(), [])
-    assert first != model.complete(question(images=3), Budget(), [])  # the pictures arrive
+    assert model.complete(question(images=3), Budget(), []).tokens == first.tokens + 2 * (4 + len("\n"))
     assert (budget.requests, budget.tokens, len(attempts)) == (1, first.tokens, 1)
-    prompt = len("USER: \nBe brief.\n\nHow many? ASSISTANT:") + 4  # bytes and four patches of the picture
+    prompt = len("USER: \nBe brief.\n\nHow many? ASSISTANT:") + 4  # bytes, and four patches of the picture
     assert first.tokens <= prompt + 12
+
+
+def test_even_a_random_model_is_held_to_the_schema(models: Path, tmp_path: Path) -> None:
+    client = VlmClient(LocalModel(models / "llava", max_answer_tokens=600), tmp_path)
+    answers = [client.ask(question(f"Question {n}"), lambda document: document) for n in range(3)]
+    assert all(answer["value"] in ("yes", "no") for answer in answers)
+    long = Question("test", "", "Go on.", (), {"type": "array", "items": VALUE, "minItems": 3, "maxItems": 3})
+    assert len(client.ask(long, lambda document: document)) == 3
+
+
+def test_schemas_of_all_questions_can_be_held_to(models: Path) -> None:
+    tokenizer = LocalModel(models / "llava")._tokenizer
+    pointing = pointing_question(["carrot", "plate"], IMAGE).schema
+    for schema in (stages_schema(), SUCCESS_SCHEMA, pointing):
+        SchemaGuide(tokenizer, schema)
+    with pytest.raises(ValueError, match="grammar"):
+        SchemaGuide(tokenizer, {"type": "no such type"})
 
 
 def test_local_model_keeps_to_budget_and_time(models: Path) -> None:
@@ -255,11 +277,11 @@ def test_local_model_keeps_to_budget_and_time(models: Path) -> None:
         few.complete(question(), budget, [])
 
 
-def test_babble_of_a_random_model_is_refused_and_audited(models: Path, tmp_path: Path) -> None:
-    client = VlmClient(LocalModel(models / "llava", max_answer_tokens=16), tmp_path)
+def test_answer_that_was_cut_off_is_refused_and_audited(models: Path, tmp_path: Path) -> None:
+    client = VlmClient(LocalModel(models / "llava", max_answer_tokens=8), tmp_path)
     with pytest.raises(VlmError) as caught:
         client.ask(question(), lambda document: document)
     assert caught.value.reason == "invalid_answer"
     (folder,) = (tmp_path / "audit").iterdir()
     assert json.loads((folder / "verdict.json").read_text())["verdict"] == "invalid_answer"
-    assert (folder / "answer.txt").read_text()
+    assert (folder / "answer.txt").read_text().startswith('{"reason')

@@ -1,6 +1,7 @@
 """A vision-language model in this process: any image-text-to-text checkpoint folder of ``transformers``.
 
-Only safetensors and JSON are read; code that a checkpoint carries never runs, and nothing is downloaded.
+Only safetensors and JSON are read; code that a checkpoint carries never runs, and nothing is downloaded. The
+model is held to the answer's schema while it generates.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from llguidance.hf import from_tokenizer
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from grape_preference.local_models import SAFE, load_model
+from grape_preference.schema_guide import SchemaGuide
 from grape_preference.vlm import Budget, Question, Reply, VlmError
 from grape_preference.vlm_json import shorten
 
@@ -54,6 +57,13 @@ class LocalModel:
         if not getattr(self._processor, "chat_template", None):
             raise ValueError(f"{folder}: has no chat template; take an instruction-tuned checkpoint")
         self._model = model.to(device)
+        tokenizer: Any = getattr(self._processor, "tokenizer", None)
+        try:
+            self._tokenizer = from_tokenizer(
+                tokenizer, len(tokenizer), self._model.generation_config.eos_token_id
+            )
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{folder}: its tokenizer cannot be used ({shorten(str(error))})") from error
 
     def scrub(self, text: str) -> str:
         """Return ``text``: a local model is called without secrets."""
@@ -65,9 +75,14 @@ class LocalModel:
         started = time.monotonic()
         inputs = self._inputs(question).to(self._model.device, dtype=self._model.dtype)
         limit = max(min(self.max_answer_tokens, budget.tokens_left), 1)
+        guide = SchemaGuide(self._tokenizer, question.schema)
         with torch.inference_mode():
             output = self._model.generate(
-                **inputs, max_new_tokens=limit, max_time=self.timeout, do_sample=False
+                **inputs,
+                max_new_tokens=limit,
+                max_time=self.timeout,
+                do_sample=False,
+                logits_processor=[guide],
             )[0]
         generated = output[inputs["input_ids"].shape[1] :]
         budget.add_tokens(len(output))
