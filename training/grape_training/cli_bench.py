@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from grape_training import cli_bench_preference
-from grape_training.cli_common import DEFAULT_POLICY, JsonOption, print_json
+from grape_training.cli_common import DEFAULT_POLICY, JsonOption, PolicyOption, print_json
 from grape_training.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -92,3 +92,27 @@ def sim(
     else:
         for name, value in found.items():
             typer.echo(f"{name}: {value:.3f}" if isinstance(value, float) else f"{name}: {value}")
+
+
+@bench.command()
+def tpo(
+    policy: PolicyOption = DEFAULT_POLICY,
+    steps: Annotated[
+        int, typer.Option(min=20, help="Steps of each trajectory of the speed comparison.")
+    ] = 100,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all ways take their turn.")] = 3,
+    json: JsonOption = False,
+) -> None:
+    """Measure the TPO gradient: its error, its peak memory, its speed beside other ways (ratios of one run).
+
+    Others: one graph over whole trajectories, the reference run in every step, the 8-step windows of the
+    authors' code with a second model, and TRL's DPOTrainer (without and with its own cache of the reference).
+    """
+    from grape_training.bench_tpo import measure_tpo
+
+    found = measure_tpo(policy, steps, rounds)
+    if json:
+        print_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")

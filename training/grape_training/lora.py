@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -39,6 +40,17 @@ def attach(model: nn.Module, options: LoraOptions, base_checkpoint: Path, seed: 
 def adapter_parameters(adapted: PeftModel) -> dict[str, nn.Parameter]:
     """Return the trainable parameters by name, in a fixed order."""
     return {name: p for name, p in sorted(adapted.named_parameters()) if p.requires_grad}
+
+
+def checkpoint_activations(adapted: PeftModel) -> None:
+    """Recompute the decoder's activations in the backward pass instead of keeping them: memory for time.
+
+    The decoder's are most of a large model's activations. It is put in training mode, which the library asks
+    for; it has no dropout, so its values stay the same.
+    """
+    decoder: Any = adapted.get_base_model().language_model
+    decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    decoder.train()
 
 
 @contextmanager

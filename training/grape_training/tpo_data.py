@@ -1,4 +1,4 @@
-"""Preference pairs as the trainer sees them: whole rollouts with recorded tokens; cached reference values."""
+"""What the trainer compares: whole rollouts with recorded tokens; cached reference values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from grape_training.tpo_gradient import micro_batches
+from grape_training.tpo_gradient import Preference, micro_batches
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,45 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What one term of the loss is about: rollouts of one task from one initial state, and who is better.
+
+    Without ``preferences`` it is a single rollout to imitate. ``step_weights``: (T,) float64 per rollout;
+    None: all steps count alike.
+    """
+
+    rollouts: tuple[Rollout, ...]
+    preferences: tuple[Preference, ...] = ()
+    step_weights: tuple[np.ndarray, ...] | None = None
+
+
+@dataclass(frozen=True)
 class RolloutPair:
     """Two rollouts of one task from one initial state; the first is preferred."""
 
     chosen: Rollout
     rejected: Rollout
 
+    def comparison(self) -> Comparison:
+        """Return the pair in the general form."""
+        return Comparison((self.chosen, self.rejected), (Preference(0, 1),))
 
-def pairs_hash(pairs: Sequence[RolloutPair]) -> str:
-    """Return one SHA-256 (hex) over all pairs in order."""
-    hashes = {r.episode_id: r.content_hash() for pair in pairs for r in (pair.chosen, pair.rejected)}
-    rows = [hashes[pair.chosen.episode_id] + hashes[pair.rejected.episode_id] for pair in pairs]
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+def as_comparisons(data: Sequence[RolloutPair | Comparison]) -> list[Comparison]:
+    """Return ``data`` in the general form."""
+    return [item.comparison() if isinstance(item, RolloutPair) else item for item in data]
+
+
+def pairs_hash(data: Sequence[RolloutPair | Comparison]) -> str:
+    """Return one SHA-256 (hex) over everything that is compared, in order."""
+    comparisons = as_comparisons(data)
+    hashes = {r.episode_id: r.content_hash() for item in comparisons for r in item.rollouts}
+    digest = hashlib.sha256()
+    for item in comparisons:
+        digest.update(repr(([hashes[r.episode_id] for r in item.rollouts], item.preferences)).encode())
+        for weights in item.step_weights or ():
+            digest.update(np.asarray(weights, np.float64).tobytes())
+    return digest.hexdigest()
 
 
 class ReferenceCache:

@@ -1,21 +1,38 @@
-"""What can be chosen about TPO; the defaults are those of `grape train tpo` and of the loop."""
+"""What can be chosen about TPO and its baselines; `grape train tpo` and the loop have these defaults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+TRAJECTORY, STEP, IMITATION = "trajectory", "step", "imitation"
+
+# Method: what one loss term covers, and what it is.
+METHODS: dict[str, tuple[str, str]] = {
+    "tpo": (TRAJECTORY, "whole trajectories, on the table of pairs"),
+    "random-pairs": (TRAJECTORY, "TPO on a random success with a random failure of the same initial state"),
+    "group": (TRAJECTORY, "TPO on all rollouts of an initial state, weighted by difference of reward"),
+    "dpo": (STEP, "step-wise DPO on the table of pairs: step t of one with step t of the other"),
+    "rejection-sampling": (IMITATION, "imitate the rollouts that the scores call successful"),
+    "sft": (IMITATION, "imitate the episodes whose manifest says success, e.g. demonstrations"),
+}
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss: ``beta``; mean instead of sum over steps; weight of the chosen trajectory's likelihood.
+    """The loss of a preference with margin m: see ``tpo_losses`` for the families.
 
-    ``anchor`` adds ``-anchor * mean_t log pi(chosen)``: the known cure against both likelihoods collapsing.
-    With ``length_normalised`` the two sums become means, which removes the preference for short trajectories.
+    ``beta``: sharpness. With ``length_normalised`` the sums over steps become means, which removes the
+    preference for short trajectories. ``anchor`` adds ``-anchor * mean_t log pi(chosen)``: the known cure
+    against both likelihoods collapsing. ``label_smoothing``: probability that a preference is the wrong way
+    round, in [0, 0.5).
     """
 
     beta: float = 0.1
     length_normalised: bool = False
     anchor: float = 0.0
+    loss: str = "sigmoid"
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -33,10 +50,16 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class TpoOptions:
-    """Everything that can be chosen about a TPO run.
+    """Everything that can be chosen about a run.
 
-    ``pairs_per_step`` pairs share one optimiser step; ``micro_batch`` steps of a trajectory share one
-    backward pass (memory only, no effect beyond rounding); ``max_gradient_norm`` clips after scaling.
+    ``pairs_per_step`` pairs (or groups, or imitated rollouts) are accumulated into one optimiser step;
+    ``micro_batch`` steps of a trajectory share one backward pass (memory only, no effect beyond rounding);
+    ``max_gradient_norm`` clips after scaling; the learning rate rises linearly over ``warmup`` steps.
+
+    ``method``: one of ``METHODS``. ``stage_weighted``: weigh a step by how much its stage told the two
+    rollouts apart (``tpo_sources.stage_weights``). ``skip_constant``: leave out action dimensions that always
+    decode to the same value (``tpo_scorer.active_dimensions``). ``precision``: of the forward passes, one of
+    ``PRECISIONS``. ``gradient_checkpointing``: recompute the decoder's activations, for large models.
     """
 
     objective: Objective = field(default_factory=Objective)
@@ -47,3 +70,9 @@ class TpoOptions:
     micro_batch: int = 16
     max_gradient_norm: float = 1.0
     seed: int = 0
+    method: str = "tpo"
+    warmup: int = 0
+    stage_weighted: bool = False
+    skip_constant: bool = True
+    precision: str = "float32"
+    gradient_checkpointing: bool = False
