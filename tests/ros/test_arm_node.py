@@ -36,7 +36,7 @@ def position(pose: Any) -> np.ndarray:
 @pytest.fixture(scope="module")
 def running(module_start: Any, module_probe: Any) -> Any:
     """One arm node for the file, seen by the probe; with its first safety state and joint positions."""
-    module_start(ARM, driver="mock")
+    module_start(ARM, driver="mock", watch="none")
     module_probe.listen("joint_states", "end_effector_pose", "safety_state", "diagnostics")
     module_probe.wait_for("end_effector_pose", seconds=30)
     first = module_probe.wait_for("safety_state"), module_probe.wait_for("joint_states")
@@ -130,10 +130,11 @@ def test_silence_after_the_first_action_stops(arm: Any) -> None:
     sent = time.monotonic()
     status = state_becomes(arm, grape_msgs.SafetyState.STOPPED)
     assert status.reason == grape_msgs.SafetyState.REASON_STALE_COMMAND
-    assert 0.9 < time.monotonic() - sent < 2.5
+    assert 0.45 < time.monotonic() - sent < 2.0
 
 
 def test_the_end_of_an_episode_is_not_silence(arm: Any) -> None:
+    arm.publish("episode_event", grape_msgs.EpisodeEvent())  # from now on the topic is matched
     arm.publish("action", action(arm, [0.01, 0, 0, 0, 0, 0, OPEN]))
     arm.publish("episode_event", grape_msgs.EpisodeEvent(event=grape_msgs.EpisodeEvent.FINISHED))
     arm.spin(1.5)
@@ -151,7 +152,7 @@ def test_emergency_stop_latches_until_cleared(arm: Any) -> None:
     arm.publish("action", action(arm, [0.05, 0, 0, 0, 0, 0, OPEN]))
     answer = arm.call("emergency_stop", engage=True)
     assert answer.success
-    arm.spin(0.1)
+    arm.spin(0.3)  # it brakes, at most for 0.1 s
     stopped_at = list(last(arm, "joint_states").position)
     assert not arm.call("set_armed", armed=True).success
     arm.publish("action", action(arm, [0.05, 0, 0, 0, 0, 0, OPEN]))
@@ -166,7 +167,7 @@ def test_emergency_stop_latches_until_cleared(arm: Any) -> None:
 def test_disarming_holds(arm: Any) -> None:
     arm.publish("action", action(arm, [0.05, 0, 0, 0, 0, 0, OPEN]))
     assert arm.call("set_armed", armed=False).success
-    arm.spin(0.1)
+    arm.spin(0.3)
     held = list(last(arm, "joint_states").position)
     arm.publish("action", action(arm, [0.05, 0, 0, 0, 0, 0, OPEN]))
     arm.spin(0.4)

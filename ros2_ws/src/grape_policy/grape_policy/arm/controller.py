@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .clearance import ArmClearance, Violation
 from .description import FloatArray, RobotDescription
 from .kinematics import ArmKinematics, Pose, rotated, rotation_between
 from .limiter import JointLimiter
@@ -33,12 +34,13 @@ class JointTarget:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A straight way from one pose to another, starting at ``start_time`` (s)."""
+    """A straight way from one pose to another, starting at ``start_time`` (s) and taking ``seconds``."""
 
     start: Pose
     translation: FloatArray
     rotation: FloatArray
     start_time: float
+    seconds: float
 
     def at(self, fraction: float) -> Pose:
         position = self.start.position + fraction * self.translation
@@ -49,16 +51,19 @@ class CartesianController:
     """Turns actions (7,) into limited joint targets. One owner, one thread; call ``reset`` first.
 
     A delta moves the *target* pose, which is clamped to the workspace box and spread over
-    ``interpolation_seconds``. A target that inverse kinematics cannot reach is dropped: the arm holds the
-    last reachable one (``unreachable`` counts those).
+    ``interpolation_seconds``, or longer when actions come so fast that their sum exceeds one step. A target
+    that inverse kinematics cannot reach is dropped, and so is one that would bring a link too near to
+    another, the table or a keep-out box: the arm holds the last good one (``unreachable`` and ``too_near``
+    count those).
     """
 
     def __init__(self, description: RobotDescription, *, interpolation_seconds: float = 0.1) -> None:
         self._description = description
         self._interpolation_seconds = interpolation_seconds
         self._kinematics = ArmKinematics(description)
+        self._clearance = ArmClearance(description)
         self._limiter = JointLimiter(description.velocity, description.acceleration)
-        self.unreachable = 0
+        self.unreachable = self.too_near = 0
         self.reset(description.home, description.gripper.open)
 
     def __copy__(self) -> CartesianController:
@@ -118,13 +123,31 @@ class CartesianController:
         self._gripper_goal = self._description.gripper.metres(min(max(float(delta[6]), 0.0), 1.0))
         position = self._target.position + _shortened(self._inside(translation), limits.translation)
         target = Pose(position, rotated(rotation, self._target.quaternion))
-        if not self._kinematics.inverse(target, self._goal).converged:
+        solution = self._kinematics.inverse(target, self._goal)
+        if not solution.converged:
             self.unreachable += 1
             return
-        start = self._pose_on_way(now)
-        way = rotation_between(start.quaternion, target.quaternion)
-        self._segment = _Segment(start, target.position - start.position, way, now)
+        if self._clearance.check(solution.joints, self._gripper_goal) is not None:
+            self.too_near += 1
+            return
+        self._segment = self._way_to(target, now)
         self._target = target
+
+    def pose_of(self, joints: FloatArray) -> Pose:
+        """Return the end effector's pose at ``joints`` (6,) rad."""
+        return self._kinematics.forward(joints)
+
+    def stops_too_near(self) -> Violation | None:
+        """Return what the arm would be too near to where it comes to rest when it brakes now."""
+        return self._clearance.check(self._limiter.stopping_position(), self._gripper)
+
+    def too_near_at(self, joints: FloatArray, gripper_m: float) -> Violation | None:
+        """Return what the arm is too near to at ``joints`` (6,) rad and ``gripper_m``."""
+        return self._clearance.check(joints, gripper_m)
+
+    def stop_closing(self) -> None:
+        """Close the gripper no further than it is commanded now; opening stays possible."""
+        self._gripper_goal = max(self._gripper_goal, self._gripper)
 
     def halt(self) -> None:
         """Give up the target and brake to a stand at the joint limits' deceleration; the gripper holds."""
@@ -142,10 +165,35 @@ class CartesianController:
             self._last_tick = now
         self._follow(now)
         if seconds > 0.0:
-            self._limiter.step(self._goal, seconds)
+            self._move(seconds)
             reach = self._description.gripper.velocity * seconds
             self._gripper += min(max(self._gripper_goal - self._gripper, -reach), reach)
         return JointTarget(self._limiter.position.copy(), self._gripper)
+
+    def _move(self, seconds: float) -> None:
+        """Step towards the goal; brake instead when the end effector would exceed its speed limits."""
+        limiter = self._limiter
+        start, speed = self._kinematics.forward(limiter.position), limiter.velocity
+        before = limiter.position
+        end = self._kinematics.forward(limiter.step(self._goal, seconds))
+        limits = self._description.speed
+        turned = math.hypot(*rotation_between(start.quaternion, end.quaternion))
+        if (
+            math.hypot(*(end.position - start.position)) > limits.linear * seconds
+            or turned > limits.angular * seconds
+        ):
+            limiter.position, limiter.velocity = before, speed
+            limiter.step(limiter.stopping_position(), seconds)
+
+    def _way_to(self, target: Pose, now: float) -> _Segment:
+        """Return the way from the present pose of the way to ``target``, no faster than a step a segment."""
+        start, limits = self._pose_on_way(now), self._description.step
+        translation = target.position - start.position
+        rotation = rotation_between(start.quaternion, target.quaternion)
+        steps = max(
+            math.hypot(*translation) / limits.translation, math.hypot(*rotation) / limits.rotation, 1.0
+        )
+        return _Segment(start, translation, rotation, now, self._interpolation_seconds * _whole(steps))
 
     def _follow(self, now: float) -> None:
         """Set the joint goal to the way's pose at ``now``; hold the last one where there is no solution."""
@@ -163,7 +211,7 @@ class CartesianController:
         return self._segment.at(self._fraction(self._segment, now))
 
     def _fraction(self, segment: _Segment, now: float) -> float:
-        return min(max((now - segment.start_time) / self._interpolation_seconds, 0.0), 1.0)
+        return min(max((now - segment.start_time) / segment.seconds, 0.0), 1.0)
 
     def _inside(self, translation: FloatArray) -> FloatArray:
         """Return the translation that ends in the workspace box, or on its wall."""
@@ -187,6 +235,11 @@ class CartesianController:
         _refuse_beyond("rotation", math.hypot(*values[3:6]), limits.refuse_rotation, "rad")
         _refuse_beyond("gripper", abs(float(values[6]) - 0.5), 0.5 + GRIPPER_SLACK, "from the middle")
         return values
+
+
+def _whole(steps: float) -> float:
+    """Return 1 for what is one step but for rounding: such an action takes exactly the usual time."""
+    return 1.0 if steps < 1.0 + 1e-6 else steps
 
 
 def _shortened(vector: FloatArray, limit: float) -> FloatArray:

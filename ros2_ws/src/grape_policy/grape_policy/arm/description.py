@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,16 @@ class StepLimits:
 
 @dataclass(frozen=True)
 class Gripper:
-    """One finger's travel in metres and its speed limit in m/s; ``joint`` is the name in joint states."""
+    """One finger's travel (m), its speed limit (m/s) and the force (N) beyond which it closes no further.
+
+    ``joint`` is the name in joint states.
+    """
 
     joint: str
     closed: float
     open: float
     velocity: float
+    force: float
 
     def metres(self, fraction: float) -> float:
         """Return the finger position (m) of an opening ``fraction``, 0 closed .. 1 open."""
@@ -44,6 +49,32 @@ class Gripper:
     def fraction(self, metres: float) -> float:
         """Return the opening fraction, 0 closed .. 1 open, of a finger position (m)."""
         return (metres - self.closed) / (self.open - self.closed)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A named box in the base frame, from corner ``lower`` (3,) to corner ``upper`` (3,), m."""
+
+    name: str
+    lower: FloatArray
+    upper: FloatArray
+
+
+@dataclass(frozen=True)
+class SpeedLimits:
+    """Bounds on the commanded end effector: m/s and rad/s, for any stream of actions."""
+
+    linear: float
+    angular: float
+
+
+@dataclass(frozen=True)
+class ClearanceLimits:
+    """Least distances (m): link to link, link to table, finger to table (below 0: may touch by that much)."""
+
+    links: float
+    table: float
+    fingers: float
 
 
 @dataclass(frozen=True)
@@ -61,8 +92,11 @@ class RobotDescription:
     workspace_lower: FloatArray
     workspace_upper: FloatArray
     step: StepLimits
+    speed: SpeedLimits
+    clearance: ClearanceLimits
     base_frame: str
     end_effector_frame: str
+    keep_out: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
         for field in ("lower", "upper", "velocity", "acceleration", "home"):
@@ -73,6 +107,8 @@ class RobotDescription:
         self._require(bool(inside), "home: outside the joint limits")
         self._require(bool(np.all(self.workspace_lower < self.workspace_upper)), "workspace: lower < upper")
         self._require(self.gripper.closed < self.gripper.open, "gripper: closed must be below open")
+        self._require(self.gripper.force > 0, "gripper: force must be > 0")
+        self._require(self.speed.linear > 0 and self.speed.angular > 0, "speed: limits must be > 0")
 
     def _require(self, condition: bool, what: str) -> None:
         if not condition:
@@ -88,6 +124,42 @@ def _array(values: list[float]) -> FloatArray:
     array = np.asarray(values, dtype=np.float64)
     array.setflags(write=False)
     return array
+
+
+def parse_boxes(data: list[dict[str, Any]]) -> tuple[Box, ...]:
+    """Build keep-out boxes from a list of ``{name, lower: [x, y, z], upper: [x, y, z]}`` (m, base frame).
+
+    Raises:
+        DescriptionError: a box without a name, or whose corners are not three finite ordered numbers.
+    """
+    boxes: list[Box] = []
+    for entry in data:
+        try:
+            box = Box(str(entry["name"]), _array(entry["lower"]), _array(entry["upper"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DescriptionError(f"keep_out: {entry!r} needs name, lower and upper ({error!r})") from error
+        corners = np.array([box.lower, box.upper]) if box.lower.shape == box.upper.shape == (3,) else None
+        if corners is None or not np.all(np.isfinite(corners)) or not np.all(box.lower < box.upper):
+            raise DescriptionError(f"keep_out: {box.name}: three finite numbers each, lower below upper")
+        if box.name in {other.name for other in boxes}:
+            raise DescriptionError(f"keep_out: two boxes are called {box.name}; rename one")
+        boxes.append(box)
+    return tuple(boxes)
+
+
+def load_boxes(path: Path) -> tuple[Box, ...]:
+    """Return the keep-out boxes of a YAML file with the key ``keep_out``.
+
+    Raises:
+        DescriptionError: no such file, no such key, or a wrong box.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DescriptionError(f"cannot read keep-out boxes from {path}: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("keep_out"), list):
+        raise DescriptionError(f"{path}: needs `keep_out:` with a list of boxes")
+    return parse_boxes(data["keep_out"])
 
 
 def parse_description(data: dict[str, Any]) -> RobotDescription:
@@ -110,6 +182,9 @@ def parse_description(data: dict[str, Any]) -> RobotDescription:
             workspace_lower=_array(workspace["lower"]),
             workspace_upper=_array(workspace["upper"]),
             step=StepLimits(**data["step"]),
+            speed=SpeedLimits(**data["speed"]),
+            clearance=ClearanceLimits(**data["clearance"]),
+            keep_out=parse_boxes(data["keep_out"]),
             base_frame=frames["base"],
             end_effector_frame=frames["end_effector"],
         )

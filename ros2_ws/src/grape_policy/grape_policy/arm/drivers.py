@@ -11,11 +11,15 @@ from .description import FloatArray, RobotDescription
 
 @dataclass(frozen=True)
 class JointMeasurement:
-    """Measured joints (6,) rad and gripper (m of one finger) at ``time`` (s, the caller's clock)."""
+    """Measured joints (6,) rad and gripper (m of one finger) at ``time`` (s, the caller's clock).
+
+    ``gripper_force`` is the closing force in N, where the driver can tell it.
+    """
 
     joints: FloatArray
     gripper_m: float
     time: float
+    gripper_force: float | None = None
 
 
 class ArmDriver(Protocol):

@@ -5,6 +5,7 @@ Every method runs in the same thread and takes the time (monotonic s) from the c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,19 +15,28 @@ from .controller import CartesianController
 from .description import RobotDescription
 from .drivers import ArmDriver, JointMeasurement
 from .safety import ActionRefused, Reason, SafetySupervisor, State, Status
+from .watchdogs import Fault, Heartbeats, ImageWatch
+
+MEASURED_SLACK = 0.05  # rad a joint may be measured beyond its limit
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds until the arm stops itself, and the oldest image (s) an action may be computed from."""
+    """Seconds of silence until the arm stops itself, and the oldest image (s) an action may come from."""
 
-    command: float = 1.0
-    joint_states: float = 0.5
+    command: float = 0.5
+    joint_states: float = 0.25
     observation: float = 1.0
+    heartbeat: float = 0.25
+    image: float = 0.3
 
 
 class ArmLoop:
-    """Follows actions while armed; brakes and holds, with one reason, when anything is wrong."""
+    """Follows actions while armed; brakes and holds, with one reason, when anything is wrong.
+
+    From the first action of an episode to its end it also watches that actions keep coming, that the nodes
+    named ``watched`` beat, and, with ``watch_images``, that images are fresh.
+    """
 
     def __init__(
         self,
@@ -35,12 +45,17 @@ class ArmLoop:
         *,
         timeouts: Timeouts | None = None,
         interpolation_seconds: float = 0.1,
+        watched: Sequence[str] = (),
+        watch_images: bool = False,
     ) -> None:
-        self._driver = driver
+        self._description, self._driver = description, driver
         self._timeouts = timeouts or Timeouts()
+        self._heartbeats = Heartbeats(watched, self._timeouts.heartbeat)
+        self._images = ImageWatch(self._timeouts.image) if watch_images else None
         self._controller = CartesianController(description, interpolation_seconds=interpolation_seconds)
         self._supervisor = SafetySupervisor()
         self._last_action: float | None = None  # None: no action since arming, so none can be late
+        self._following_since = 0.0  # the first action of this episode
 
     @property
     def status(self) -> Status:
@@ -52,6 +67,11 @@ class ArmLoop:
         """How many targets inverse kinematics could not reach since start."""
         return self._controller.unreachable
 
+    @property
+    def too_near(self) -> int:
+        """How many targets were not followed because a link would have come too near to something."""
+        return self._controller.too_near
+
     def arm(self, now: float) -> tuple[bool, str]:
         """Arm with the measured pose as the new target; return success and a message."""
         measured = self._driver.read()
@@ -60,28 +80,40 @@ class ArmLoop:
         if self.status.state == State.EMERGENCY_STOPPED:
             return False, self.status.message
         if self.status.state != State.ARMED:  # arming twice must not move the target
-            try:
-                self._controller.reset(measured.joints, measured.gripper_m)
-            except ActionRefused as refusal:
-                return False, str(refusal)
+            refusal = self._refusal_at(measured)
+            if refusal:
+                return False, refusal
+            self._controller.reset(measured.joints, measured.gripper_m)
             self._last_action = None
         return True, self._supervisor.arm().message
 
     def disarm(self) -> str:
-        """Stop writing to the driver at once; it holds the last target. Return a message."""
+        """Brake to a stand, then write no more to the driver; it holds the last target. Return a message."""
+        self._halt()
         return self._supervisor.disarm().message
 
     def emergency_stop(self, engage: bool) -> str:
-        """Latch the emergency stop, or clear it into the disarmed state. Return a message."""
-        if engage:
-            return self._supervisor.emergency_stop().message
-        return self._supervisor.clear_emergency_stop().message
+        """Latch the emergency stop and brake, or clear it into the disarmed state. Return a message."""
+        if not engage:
+            return self._supervisor.clear_emergency_stop().message
+        self._halt()
+        return self._supervisor.emergency_stop().message
 
     def stop(self, reason: Reason, message: str) -> None:
         """Brake to a stand and hold; the first reason stays until the arm is armed again."""
-        if self._supervisor.armed:
-            self._supervisor.stop(reason, message)
-            self._controller.halt()
+        self._halt()
+        self._supervisor.stop(reason, message)
+
+    def beat(self, name: str, now: float) -> None:
+        """Note a heartbeat of the node ``name``."""
+        self._heartbeats.beat(name, now)
+
+    def see(self, stamp_ns: int, digest: int, now: float) -> None:
+        """Note an image by its stamp and a digest of its content."""
+        measured = self._driver.read()
+        if self._images is not None and measured is not None:
+            position = self._controller.pose_of(measured.joints).position
+            self._images.see(stamp_ns, digest, position, now)
 
     def act(self, action: ArrayLike, observation_age: float, now: float) -> str:
         """Follow one action (7,) computed from an image ``observation_age`` seconds old.
@@ -100,6 +132,8 @@ class ArmLoop:
         except ActionRefused as refusal:
             self.stop(refusal.reason, str(refusal))
             return str(refusal)
+        if self._last_action is None:
+            self._following_since = now
         self._last_action = now
         return ""
 
@@ -110,22 +144,73 @@ class ArmLoop:
     def tick(self, now: float) -> None:
         """Check the watchdogs and write the next joint target."""
         self._check(now)
-        moving = self._supervisor.armed or (self.status.state == State.STOPPED and not self._controller.still)
-        if not moving:
+        if not self._supervisor.armed and self._controller.still:
             return
         try:
             self._driver.write(self._controller.tick(now), now)
         except (OSError, RuntimeError) as error:
             self.stop(Reason.DRIVER_FAULT, f"the driver failed: {error}")
 
+    def _halt(self) -> None:
+        if self._supervisor.armed:
+            self._controller.halt()
+
+    def _refusal_at(self, measured: JointMeasurement) -> str:
+        """Return why the arm must not be armed where it is; empty when it may."""
+        if not self._controller.still:
+            return "the arm is still braking; try again in a moment"
+        if not np.all(np.isfinite([*measured.joints, measured.gripper_m])):
+            return "the measured joints are not finite; check the driver"
+        outside = self._outside_limits(measured)
+        if outside:
+            return f"{outside}; move it back by hand"
+        violation = self._controller.too_near_at(measured.joints, measured.gripper_m)
+        return f"{violation}; move the arm away by hand" if violation else ""
+
     def _check(self, now: float) -> None:
+        """Stop for the first thing that is wrong; more can be, but one reason is published."""
+        if not self._supervisor.armed:
+            return
+        for check in (self._check_measured, self._check_following, self._check_clearance):
+            fault = check(now)
+            if fault is not None:
+                self.stop(fault.reason, fault.message)
+                return
+
+    def _check_measured(self, now: float) -> Fault | None:
         measured = self._driver.read()
         if measured is None or self._stale(measured, now):
-            self.stop(Reason.JOINT_STATES_STALE, f"no joint states for {self._timeouts.joint_states:g} s")
-        elif not np.all(np.isfinite(measured.joints)):
-            self.stop(Reason.DRIVER_FAULT, "the measured joints are not finite")
-        if self._last_action is not None and now - self._last_action > self._timeouts.command:
-            self.stop(Reason.STALE_COMMAND, f"no action for {self._timeouts.command:g} s")
+            message = f"no joint states for {self._timeouts.joint_states:g} s"
+            return Fault(Reason.JOINT_STATES_STALE, message)
+        if not np.all(np.isfinite(measured.joints)):
+            return Fault(Reason.DRIVER_FAULT, "the measured joints are not finite")
+        if (measured.gripper_force or 0.0) > self._description.gripper.force:
+            self._controller.stop_closing()
+        outside = self._outside_limits(measured)
+        return Fault(Reason.JOINT_LIMIT, outside) if outside else None
+
+    def _check_following(self, now: float) -> Fault | None:
+        """Check what must keep coming while actions are followed."""
+        if self._last_action is None:
+            return None
+        fault = self._heartbeats.check(self._following_since, now)
+        if fault is None and self._images is not None:
+            fault = self._images.check(self._following_since, now)
+        if fault is None and now - self._last_action > self._timeouts.command:
+            fault = Fault(Reason.STALE_COMMAND, f"no action for {self._timeouts.command:g} s")
+        return fault
+
+    def _check_clearance(self, now: float) -> Fault | None:
+        violation = self._controller.stops_too_near()
+        return Fault(violation.reason, str(violation)) if violation else None
+
+    def _outside_limits(self, measured: JointMeasurement) -> str:
+        robot = self._description
+        beyond = np.maximum(robot.lower - measured.joints, measured.joints - robot.upper)
+        worst = int(np.argmax(beyond))
+        if beyond[worst] <= MEASURED_SLACK:
+            return ""
+        return f"joint {robot.joints[worst]} is {beyond[worst]:.2f} rad beyond its limit"
 
     def _stale(self, measured: JointMeasurement, now: float) -> bool:
         return now - measured.time > self._timeouts.joint_states

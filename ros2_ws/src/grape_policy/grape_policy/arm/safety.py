@@ -35,6 +35,9 @@ class Reason(IntEnum):
     IMAGE_FROZEN = 11
     HEARTBEAT_LOST = 12
     DRIVER_FAULT = 13
+    KEEP_OUT = 14
+    TABLE_CLEARANCE = 15
+    SELF_CLEARANCE = 16
 
 
 class ActionRefused(ValueError):

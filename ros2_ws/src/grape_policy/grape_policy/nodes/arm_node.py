@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
+import zlib
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -14,7 +17,7 @@ from grape_episodes import contract
 from grape_msgs.msg import EpisodeEvent, SafetyState
 from rclpy.node import Node
 
-from grape_policy.arm.description import load_description
+from grape_policy.arm.description import RobotDescription, load_boxes, load_description
 from grape_policy.arm.loop import ArmLoop, Timeouts
 from grape_policy.arm.safety import State, Status
 from grape_policy.nodes import base
@@ -25,15 +28,20 @@ from grape_policy.nodes.messages import to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter, declare
 
 DRIVERS = {"mock": PublishingMockDriver, "sim": TopicDriver}
+HEARTBEATS = ("policy", "camera")  # whose it can watch
 STATUS_PERIOD = 0.1  # s, repetition of the safety state
 PARAMETERS = (
     Parameter("driver", "sim", "What moves the joints: mock (in memory) or sim (another node, by topics)."),
     Parameter("robot", "wx250s", "Robot description."),
-    Parameter("rate_hz", 50.0, "Control ticks per second.", 50.0, 250.0, "Hz"),
+    Parameter("keep_out", "", "YAML file with keep-out boxes of this site, added to the description's."),
+    Parameter("rate_hz", 100.0, "Control ticks per second.", 50.0, 250.0, "Hz"),
     Parameter("arm_on_start", False, "Arm as soon as joint states arrive; otherwise wait for set_armed."),
-    Parameter("command_timeout", 1.0, "Without an action for this long the arm stops.", 0.05, 10.0, "s"),
-    Parameter("joint_states_timeout", 0.5, "Without joint states for this long it stops.", 0.02, 5.0, "s"),
+    Parameter("command_timeout", 0.5, "Without an action for this long the arm stops.", 0.05, 10.0, "s"),
+    Parameter("joint_states_timeout", 0.25, "Without joint states for this long it stops.", 0.02, 5.0, "s"),
     Parameter("observation_timeout", 1.0, "Actions from an older image are dropped.", 0.05, 10.0, "s"),
+    Parameter("heartbeat_timeout", 0.25, "Without a watched node's heartbeat it stops.", 0.1, 10.0, "s"),
+    Parameter("image_timeout", 0.3, "Without an image for this long it stops.", 0.05, 10.0, "s"),
+    Parameter("watch", "policy camera images", "What it needs while it follows actions; none: nothing."),
 )
 
 
@@ -43,18 +51,9 @@ class ArmNode(Node):
     def __init__(self) -> None:
         super().__init__("arm")
         self._parameters = declare(self, PARAMETERS)
-        description = load_description(self._parameters.robot)
+        description = self._describe()
         self._driver = self._make_driver(description)
-        self._loop = ArmLoop(
-            description,
-            self._driver,
-            timeouts=Timeouts(
-                self._parameters.command_timeout,
-                self._parameters.joint_states_timeout,
-                self._parameters.observation_timeout,
-            ),
-            interpolation_seconds=float(contract.document()["control"]["interpolation_seconds"]),
-        )
+        self._loop = self._make_loop(description)
         self._frame = description.base_frame
         self._timer_report = LoopTimer(1.0 / self._parameters.rate_hz)
         self._published: Status | None = None
@@ -65,6 +64,33 @@ class ArmNode(Node):
         self._loop.disarm()
         self._publish_status()
         self._driver.close()
+
+    def _describe(self) -> RobotDescription:
+        description = load_description(self._parameters.robot)
+        if not self._parameters.keep_out:
+            return description
+        boxes = load_boxes(Path(self._parameters.keep_out).expanduser())
+        return replace(description, keep_out=(*description.keep_out, *boxes))
+
+    def _make_loop(self, description: RobotDescription) -> ArmLoop:
+        chosen = self._parameters
+        watched = set(chosen.watch.split()) - {"none"}
+        if watched - {*HEARTBEATS, "images"}:
+            raise ValueError(f"arm: watch = {chosen.watch!r}: use words of {', '.join(HEARTBEATS)}, images")
+        return ArmLoop(
+            description,
+            self._driver,
+            timeouts=Timeouts(
+                chosen.command_timeout,
+                chosen.joint_states_timeout,
+                chosen.observation_timeout,
+                chosen.heartbeat_timeout,
+                chosen.image_timeout,
+            ),
+            interpolation_seconds=float(contract.document()["control"]["interpolation_seconds"]),
+            watched=[name for name in HEARTBEATS if name in watched],
+            watch_images="images" in watched,
+        )
 
     def _make_driver(self, description: Any) -> Any:
         name = self._parameters.driver
@@ -77,6 +103,10 @@ class ArmNode(Node):
         self._diagnostics = base.publisher(self, "diagnostics")
         base.subscription(self, "action", self._on_action)
         base.subscription(self, "episode_event", self._on_episode_event)
+        base.subscription(self, "heartbeat", self._on_heartbeat)
+        base.subscription(self, "emergency_stop", self._on_emergency_stop_message)
+        if "images" in self._parameters.watch.split():
+            base.subscription(self, "color_image", self._on_image)
         base.service(self, "set_armed", self._on_set_armed)
         base.service(self, "emergency_stop", self._on_emergency_stop)
         self.create_timer(1.0 / self._parameters.rate_hz, self._on_tick)
@@ -106,6 +136,20 @@ class ArmNode(Node):
         if message.event in (EpisodeEvent.FINISHED, EpisodeEvent.ABORTED):
             self._loop.episode_ended()
 
+    def _on_heartbeat(self, message: Any) -> None:
+        self._loop.beat(message.frame_id, time.monotonic())
+
+    def _on_image(self, message: Any) -> None:
+        stamp_ns, digest = to_nanoseconds(message.header.stamp), zlib.crc32(message.data)
+        self._loop.see(stamp_ns, digest, time.monotonic())
+
+    def _on_emergency_stop_message(self, message: Any) -> None:
+        """Latch on true; false is no message that could clear anything: only the service clears."""
+        if message.data:
+            self._arm_on_start = False
+            self._loop.emergency_stop(True)
+            self._announce_change()
+
     def _on_set_armed(self, request: Any, response: Any) -> Any:
         self._arm_on_start = False
         if request.armed:
@@ -128,6 +172,7 @@ class ArmNode(Node):
             status = self._loop.status
             self.get_logger().info(f"{status.state.name}: {status.message}")
             self._publish_status()
+            self._publish_diagnostics()
 
     def _publish_status(self) -> None:
         status = self._published = self._loop.status
@@ -146,6 +191,7 @@ class ArmNode(Node):
             "work_p99_ms": f"{report.work_p99_ms:.3f}",
             "late_ticks": str(report.late),
             "unreachable_targets": str(self._loop.unreachable),
+            "too_near_targets": str(self._loop.too_near),
         }
         entry = DiagnosticStatus(
             level=DiagnosticStatus.OK if healthy else DiagnosticStatus.ERROR,

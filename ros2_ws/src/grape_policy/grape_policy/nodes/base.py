@@ -46,6 +46,17 @@ def subscription(node: Node, key: str, callback: Callable[[Any], None], **option
     )
 
 
+def heartbeat(node: Node, name: str) -> None:
+    """Publish a heartbeat called ``name`` from the node's executor: it stops when the executor hangs."""
+    beats = publisher(node, "heartbeat")
+    kind = interface_type(contract.topics()["heartbeat"].type)
+
+    def beat() -> None:
+        beats.publish(kind(stamp=node.get_clock().now().to_msg(), frame_id=name))
+
+    node.create_timer(1.0 / contract.topics()["heartbeat"].rate_hz, beat)
+
+
 def service(node: Node, key: str, callback: Callable[[Any, Any], Any], **options: Any) -> Any:
     """Create the server of the contract's service ``key``."""
     fields = contract.document()["services"][key]

@@ -78,6 +78,7 @@ class PolicyNode(Node):
         base.subscription(self, "color_image", self._on_image)
         base.service(self, "set_policy_task", self._on_set_task)
         self.create_timer(1.0, self._publish_diagnostics)
+        base.heartbeat(self, "policy")
         self._loader = _Loader(self)
 
     def close(self) -> None:

@@ -46,4 +46,11 @@ class TopicDriver:
             self._node.get_logger().warning(f"joint states dropped: {error}", throttle_duration_sec=5.0)
             return
         if all(math.isfinite(value) for value in values):
-            self._measured = JointMeasurement(np.array(values[:-1]), values[-1], time.monotonic())
+            joints, force = np.array(values[:-1]), self._gripper_force(message)
+            self._measured = JointMeasurement(joints, values[-1], time.monotonic(), force)
+
+    def _gripper_force(self, message: Any) -> float | None:
+        """Return the gripper's effort (N, whatever its sign), where the driver publishes efforts."""
+        if len(message.effort) != len(message.name):
+            return None
+        return abs(float(message.effort[list(message.name).index(self._names[-1])]))
