@@ -23,6 +23,24 @@ class Frame:
     stamp_ns: int
 
 
+class _View:
+    """A renderer with data of its own; opened, used and closed in the camera's thread."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self._model, self._data = model, mujoco.MjData(model)
+        self._renderer = CameraRenderer(model)
+        self.draw(self._data.qpos.copy(), 0)  # the first image compiles the shaders
+
+    def draw(self, positions: np.ndarray, stamp_ns: int) -> Frame:
+        self._data.qpos[:] = positions
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+        return Frame(self._renderer.colour(self._data), self._renderer.depth(self._data), stamp_ns)
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
 class CameraThread:
     """Renders the newest requested state and hands the frame to ``deliver`` (called in this thread).
 
@@ -36,9 +54,8 @@ class CameraThread:
             RuntimeError: there is no off-screen OpenGL; the message says what to install.
         """
         self._model, self._deliver = model, deliver
-        self._data = mujoco.MjData(model)
         self._changed = threading.Condition()
-        self._request: tuple[np.ndarray, int] | None = None
+        self._request: tuple[mujoco.MjModel, np.ndarray, int] | None = None
         self._generation, self._stopping, self._started = 0, False, False
         self.skipped = 0
         self._error: Exception | None = None
@@ -61,8 +78,12 @@ class CameraThread:
         """Ask for an image of the joint positions ``qpos``; an older request still waiting is skipped."""
         with self._changed:
             self.skipped += self._request is not None
-            self._request = (positions, stamp_ns)
+            self._request = (self._model, positions, stamp_ns)
             self._changed.notify()
+
+    def show(self, model: mujoco.MjModel) -> None:
+        """Take the requests from now on as states of ``model``; the scene has changed."""
+        self._model = model
 
     def discard(self) -> None:
         """Drop what is requested or being drawn: it shows a scene that is gone."""
@@ -78,35 +99,30 @@ class CameraThread:
         self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        renderer = None
+        views: dict[mujoco.MjModel, _View] = {}
         try:
-            renderer = CameraRenderer(self._model)
-            self._draw(renderer, self._data.qpos.copy(), 0)  # the first image compiles the shaders
+            views[self._model] = _View(self._model)
             self._announce()
             while (request := self._next()) is not None:
-                positions, stamp_ns, generation = request
-                frame = self._draw(renderer, positions, stamp_ns)
+                model, positions, stamp_ns, generation = request
+                if model not in views:
+                    views[model] = _View(model)
+                frame = views[model].draw(positions, stamp_ns)
                 if generation == self._generation:
                     self._deliver(frame)
         except Exception as error:
             self._fail(error)
         finally:
-            if renderer is not None:
-                renderer.close()
+            for view in views.values():
+                view.close()
 
-    def _next(self) -> tuple[np.ndarray, int, int] | None:
+    def _next(self) -> tuple[mujoco.MjModel, np.ndarray, int, int] | None:
         with self._changed:
             self._changed.wait_for(lambda: self._request is not None or self._stopping)
             if self._stopping or self._request is None:
                 return None
             request, self._request = self._request, None
             return (*request, self._generation)
-
-    def _draw(self, renderer: CameraRenderer, positions: np.ndarray, stamp_ns: int) -> Frame:
-        self._data.qpos[:] = positions
-        mujoco.mj_kinematics(self._model, self._data)
-        mujoco.mj_camlight(self._model, self._data)
-        return Frame(renderer.colour(self._data), renderer.depth(self._data), stamp_ns)
 
     def _announce(self) -> None:
         with self._changed:

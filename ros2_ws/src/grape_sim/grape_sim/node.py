@@ -24,12 +24,12 @@ from sensor_msgs.msg import CameraInfo
 
 from grape_sim.camera_thread import CameraThread, Frame
 from grape_sim.environment import TICK_SECONDS, SimEnvironment
-from grape_sim.scene import shared_model
 
 MAX_CATCH_UP = 5  # ticks at once after a delay; what is beyond is lost, and counted
 MAX_COMMAND_JUMP = 0.6  # rad; no controller with limits asks for more from one command to the next
 PARAMETERS = (
-    Parameter("initial_state_id", "carrot_on_plate/train/0000", "Initial state of the scene at start."),
+    Parameter("suite", "in_domain", "Suite of the initial states: a shipped name or a file."),
+    Parameter("initial_state_id", "", "Initial state of the scene at start; empty: the suite's first."),
     Parameter("image_rate_hz", 10.0, "Camera images per second.", 1.0, 25.0, "Hz"),
 )
 
@@ -41,12 +41,13 @@ class SimNode(Node):
         super().__init__("sim")
         self._parameters = declare(self, PARAMETERS)
         self._robot = load_description()
-        self._environment = SimEnvironment()
+        self._environment = SimEnvironment(suite=self._parameters.suite)
         self._target = self._home = JointTarget(self._robot.home, self._robot.gripper.open)
         self._reset_ns = 0
-        self._reset(self._parameters.initial_state_id, None)
+        suite = self._environment.suite
+        self._reset(self._parameters.initial_state_id or suite.state_ids(suite.splits[0], 1)[0], None)
         self._open_topics()
-        self._camera = CameraThread(shared_model(), self._publish_frame)
+        self._camera = CameraThread(self._environment.model, self._publish_frame)
         self._ticks_per_image = max(1, round(1.0 / (self._parameters.image_rate_hz * TICK_SECONDS)))
         self._ticks, self._lost_ticks = 0, 0
         self._timer_report = LoopTimer(TICK_SECONDS)
@@ -69,6 +70,7 @@ class SimNode(Node):
         base.subscription(self, "joint_command", self._on_command)
         base.service(self, "reset_scene", self._on_reset)
         base.service(self, "judge_episode", self._on_judge)
+        base.heartbeat(self, "camera")
         self._info.publish(camera_info(self._now_ns()))
 
     def _on_timer(self) -> None:
@@ -116,6 +118,7 @@ class SimNode(Node):
             response.success, response.message = False, str(error)
         else:
             self._camera.discard()
+            self._camera.show(self._environment.model)
             self._publish_state()
             self._camera.request(self._environment.positions(), self._now_ns())
             response.success, response.message = True, "the scene is in the named state"
