@@ -1,4 +1,4 @@
-"""From episodes on disk to a registered candidate: load pairs, train, register."""
+"""From episodes on disk to a registered candidate: select rollouts, train, register."""
 
 from __future__ import annotations
 
@@ -12,29 +12,16 @@ import torch
 
 from grape_training.errors import BadInputError
 from grape_training.registry import Registry, folder_kind
-from grape_training.tpo import TpoResult, train_tpo
-from grape_training.tpo_data import Rollout, RolloutPair
+from grape_training.tpo import TpoResult, check_options, train_tpo
+from grape_training.tpo_data import Comparison, Rollout
 from grape_training.tpo_options import TpoOptions
+from grape_training.tpo_scorer import active_dimensions
+from grape_training.tpo_sources import Selection, read_scores, select, stage_weights
+from grape_training.tpo_sources import read_pairs as read_pairs
 
 if TYPE_CHECKING:
     from grape_policy.vla.checkpoint import Checkpoint
-    from grape_preference.pairs import Pair
-
-
-def read_pairs(path: Path) -> list[Pair]:
-    """Read a table of preference pairs.
-
-    Raises:
-        BadInputError: the file is missing or is no such table.
-    """
-    from grape_preference.pairs import load_pairs
-
-    if not path.is_file():
-        raise BadInputError(f"{path} does not exist", "Score the episodes first: grape score <episodes>")
-    try:
-        return load_pairs(path)
-    except (ValueError, OSError) as error:
-        raise BadInputError(f"{path} is no table of pairs ({error})", "Score the episodes again") from error
+    from grape_preference.scoring import Score
 
 
 def load_rollouts(episode_ids: Iterable[str], root: Path, checkpoint: Checkpoint) -> dict[str, Rollout]:
@@ -60,34 +47,54 @@ def run_tpo(
     output: Path,
     options: TpoOptions,
     *,
+    scores_path: Path | None = None,
     threads: int = 1,
+    device: str = "cpu",
     progress: bool = True,
 ) -> TpoResult:
-    """Train an adapter on top of the policy ``source`` with the pairs of ``pairs_path``.
+    """Train an adapter on top of the policy ``source`` by ``options.method``.
 
-    A policy that is an adapter itself is merged first, and written to ``<output>/base``. On one thread a
-    resumed run gives the same bits; more threads pay on an idle machine with a large model.
+    ``pairs_path``: table of pairs; ``scores_path``: ``scores.json`` of the same rollouts, beside it unless
+    given; see ``tpo_sources.select`` for which method reads what. A policy that is an adapter itself is
+    merged first, and written to ``<output>/base``. On one thread a resumed run gives the same bits; more
+    threads pay on an idle machine with a large model.
 
     Raises:
-        BadInputError: the policy, the pairs or an episode cannot be used.
+        BadInputError: the policy, the pairs, the scores, an option or an episode cannot be used.
     """
     torch.set_num_threads(threads)
+    check_options(options)
+    scores_path = scores_path or pairs_path.with_name("scores.json")
+    selections = select(options, pairs_path, scores_path, episodes)
+    scores = {s.episode_id: s for s in read_scores(scores_path)[0]} if options.stage_weighted else {}
     checkpoint, base = load_base(source, output)
-    table = read_pairs(pairs_path)
-    rollouts = load_rollouts(
-        [name for pair in table for name in (pair.chosen, pair.rejected)], episodes, checkpoint
-    )
-    pairs = [RolloutPair(rollouts[pair.chosen], rollouts[pair.rejected]) for pair in table]
+    rollouts = load_rollouts([name for item in selections for name in item.episodes], episodes, checkpoint)
     return train_tpo(
         checkpoint.model,
         checkpoint.preprocessor,
-        pairs,
+        [_comparison(item, rollouts, scores) for item in selections],
         output,
         options,
         checkpoint=base,
         model_hash=checkpoint.version,
+        active=active_dimensions(checkpoint.statistics) if options.skip_constant else None,
+        device=device,
         progress=progress,
     )
+
+
+def _comparison(item: Selection, rollouts: dict[str, Rollout], scores: dict[str, Score]) -> Comparison:
+    """Return the selection with its rollouts, weighted by stage if there are ``scores``."""
+    weights = stage_weights(*(_score(scores, name) for name in item.episodes)) if scores else None
+    return Comparison(tuple(rollouts[name] for name in item.episodes), item.preferences, weights)
+
+
+def _score(scores: dict[str, Score], name: str) -> Score:
+    if name not in scores:
+        raise BadInputError(
+            f"episode {name} is in the pairs but not in the scores", "Score the episodes again"
+        )
+    return scores[name]
 
 
 def load_base(source: Path, output: Path) -> tuple[Checkpoint, Path]:
