@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from grape_sim.objects import ObjectShape
 from grape_sim.suite_types import Layout, SuiteError, Task, Zone
@@ -41,7 +40,7 @@ class Placement:
     @property
     def quaternion(self) -> np.ndarray:
         """Orientation xyzw (4,)."""
-        return np.asarray(Rotation.from_euler("z", self.yaw).as_quat())
+        return np.array([0.0, 0.0, math.sin(self.yaw / 2), math.cos(self.yaw / 2)])
 
 
 def place_objects(
@@ -92,7 +91,7 @@ class _Draft:
 
     def __init__(self, layout: Layout, sources: set[str], uniform: Uniform) -> None:
         self.placed: list[Placement] = []
-        self._boxes: list[tuple[float, float]] = []
+        self._boxes: list[tuple[float, float, float, float]] = []  # centre and half extents
         self._plain_boxes: list[tuple[float, float]] = []  # without room for the gripper
         self._layout, self._sources, self._uniform = layout, sources, uniform
 
@@ -103,7 +102,7 @@ class _Draft:
             is_source = shape.name in self._sources
             zone = self._layout.source if is_source else self._layout.target
             for _ in range(_TRIES_PER_OBJECT):
-                if self._add(self._draw(shape, zone), shape, is_source):
+                if self._add(shape, *self._draw(zone), is_source):
                     break
             else:
                 return False
@@ -132,29 +131,29 @@ class _Draft:
             x = source.x + share * (target.x - source.x) + self._uniform(-_BESIDE_THE_WAY, _BESIDE_THE_WAY)
             y = source.y + share * (target.y - source.y)
             yaw = self._uniform(-self._layout.target.yaw, self._layout.target.yaw)
-            if not self._add(Placement(shape.name, x, y, yaw, shape.rest_height), shape, False):
+            if not self._add(shape, x, y, yaw, False):
                 return False
         return True
 
-    def _draw(self, shape: ObjectShape, zone: Zone) -> Placement:
+    def _draw(self, zone: Zone) -> tuple[float, float, float]:
         while True:
             x, y = self._uniform(*zone.x), self._uniform(*zone.y)
             if math.hypot(x, y) <= self._layout.reach:
-                return Placement(shape.name, x, y, self._uniform(-zone.yaw, zone.yaw), shape.rest_height)
+                return x, y, self._uniform(-zone.yaw, zone.yaw)
 
-    def _add(self, new: Placement, shape: ObjectShape, is_source: bool) -> bool:
-        """Keep the placement if it is free."""
-        box = occupied_half_extents(shape, new.yaw, self._layout.grip_room if is_source else None)
+    def _add(self, shape: ObjectShape, x: float, y: float, yaw: float, is_source: bool) -> bool:
+        """Place the object if there is room."""
+        half_x, half_y = occupied_half_extents(shape, yaw, self._layout.grip_room if is_source else None)
         margin = self._layout.margin
-        for old, half in zip(self.placed, self._boxes, strict=True):
+        for old_x, old_y, old_half_x, old_half_y in self._boxes:
             if (
-                abs(new.x - old.x) <= box[0] + half[0] + margin
-                and abs(new.y - old.y) <= box[1] + half[1] + margin
+                abs(x - old_x) <= half_x + old_half_x + margin
+                and abs(y - old_y) <= half_y + old_half_y + margin
             ):
                 return False
-        self.placed.append(new)
-        self._boxes.append(box)
-        self._plain_boxes.append(occupied_half_extents(shape, new.yaw))
+        self.placed.append(Placement(shape.name, x, y, yaw, shape.rest_height))
+        self._boxes.append((x, y, half_x, half_y))
+        self._plain_boxes.append(occupied_half_extents(shape, yaw))
         return True
 
     def _find(self, name: str) -> Placement:
