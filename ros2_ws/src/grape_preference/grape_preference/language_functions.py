@@ -35,13 +35,25 @@ class Context:
     tracks: KeypointTracks
     stage_start: int = 0
     cache: dict[object, np.ndarray] = field(default_factory=dict)
+    points: dict[str, Point] = field(default_factory=dict)
 
     def point(self, name: str) -> Point:
         """Return a keypoint or ``end_effector``; KeyError when it is not tracked."""
+        if name not in self.points:
+            self.points[name] = self._point(name)
+        return self.points[name]
+
+    def _point(self, name: str) -> Point:
         if name == "end_effector":
             return Point(self.tracks.end_effector_positions, np.zeros(3))
         index = self.tracks.index(name)
         return Point(self.tracks.positions[:, index], self.tracks.extents[index])
+
+    def once(self, key: object, compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return ``compute()``, computed once per episode for ``key``."""
+        if key not in self.cache:
+            self.cache[key] = compute()
+        return self.cache[key]
 
 
 @dataclass(frozen=True)
@@ -145,12 +157,20 @@ def _gripper_tilt(context: Context) -> np.ndarray:
     return _angle(approach_axes(context), -UP)
 
 
-def _steps(a: Point) -> np.ndarray:
-    return np.diff(a.positions, axis=0, prepend=a.positions[:1])
+def _since_before(values: np.ndarray, first: np.ndarray | float) -> np.ndarray:
+    """Return the differences from the frame before; ``first`` at the first frame."""
+    steps = np.empty_like(values)
+    steps[0] = first
+    np.subtract(values[1:], values[:-1], out=steps[1:])
+    return steps
+
+
+def _steps(context: Context, a: Point) -> np.ndarray:
+    return context.once(("steps", id(a)), lambda: _since_before(a.positions, 0.0))
 
 
 def _path_length(context: Context, a: Point) -> np.ndarray:
-    travelled = np.cumsum(_norm(_steps(a)))
+    travelled = np.cumsum(_norm(_steps(context, a)))
     return np.maximum(travelled - travelled[context.stage_start], 0.0)
 
 
@@ -159,17 +179,16 @@ def _displacement(context: Context, a: Point) -> np.ndarray:
 
 
 def _periods(context: Context) -> np.ndarray:
-    return np.diff(context.tracks.times, prepend=context.tracks.times[0] - 1.0)
+    return context.once("periods", lambda: _since_before(context.tracks.times, 1.0))
 
 
 def _speed(context: Context, a: Point) -> np.ndarray:
-    return _norm(_steps(a)) / _periods(context)
+    return _norm(_steps(context, a)) / _periods(context)
 
 
 def _smoothness(context: Context, a: Point) -> np.ndarray:
-    velocity = _steps(a) / _periods(context)[:, None]
-    change = np.diff(velocity, axis=0, prepend=velocity[:1])
-    return _norm(change) / _periods(context)
+    velocity = _steps(context, a) / _periods(context)[:, None]
+    return _norm(_since_before(velocity, 0.0)) / _periods(context)
 
 
 def _grasped(context: Context, a: Point) -> np.ndarray:
