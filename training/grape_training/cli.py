@@ -23,6 +23,7 @@ from grape_training import (
     cli_run,
     cli_score,
     cli_sft,
+    cli_stop,
     cli_suites,
     cli_train,
 )
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 for module in (
     cli_run,
+    cli_stop,
     cli_data,
     cli_propose,
     cli_score,

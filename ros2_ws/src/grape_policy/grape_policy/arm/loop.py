@@ -24,7 +24,7 @@ MEASURED_SLACK = 0.05  # rad a joint may be measured beyond its limit
 class Timeouts:
     """Seconds of silence until the arm stops itself, and the oldest image (s) an action may come from."""
 
-    command: float = 0.5
+    command: float = 0.4
     joint_states: float = 0.25
     observation: float = 1.0
     heartbeat: float = 0.25

@@ -36,7 +36,7 @@ PARAMETERS = (
     Parameter("keep_out", "", "YAML file with keep-out boxes of this site, added to the description's."),
     Parameter("rate_hz", 100.0, "Control ticks per second.", 50.0, 250.0, "Hz"),
     Parameter("arm_on_start", False, "Arm as soon as joint states arrive; otherwise wait for set_armed."),
-    Parameter("command_timeout", 0.5, "Without an action for this long the arm stops.", 0.05, 10.0, "s"),
+    Parameter("command_timeout", 0.4, "Without an action for this long the arm stops.", 0.05, 10.0, "s"),
     Parameter("joint_states_timeout", 0.25, "Without joint states for this long it stops.", 0.02, 5.0, "s"),
     Parameter("observation_timeout", 1.0, "Actions from an older image are dropped.", 0.05, 10.0, "s"),
     Parameter("heartbeat_timeout", 0.25, "Without a watched node's heartbeat it stops.", 0.1, 10.0, "s"),
