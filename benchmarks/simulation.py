@@ -1,6 +1,6 @@
 """Measure the simulation: the expert's success by contact, collisions, steps, and the time of each part.
 
-    python benchmarks/simulation.py [--states 40] [--noise-mm 0] [--json]
+    python benchmarks/simulation.py [--suite in_domain] [--states 40] [--noise-mm 0] [--no-images] [--json]
 
 Times are of one busy core (processor time), without the policy.
 """
@@ -15,24 +15,25 @@ from collections.abc import Callable
 import numpy as np
 from grape_sim.environment import SimEnvironment
 from grape_sim.expert import expert_action
-from grape_sim.initial_state import make_id
 from grape_sim.random_scene import RandomSceneRenderer
-from grape_sim.tasks import TASKS
-
-MAX_STEPS = 50
 
 
-def run_expert(environment: SimEnvironment, task: str, states: int, noise: float) -> dict[str, float]:
+def run_expert(
+    environment: SimEnvironment, cell: str, states: int, noise: float, images: bool
+) -> dict[str, float]:
     rng = np.random.default_rng(0)
     wins, collisions, steps = 0, 0, []
     started = time.process_time()
-    for index in range(states):
-        environment.reset(make_id(task, "eval", index))
+    reset, step = (
+        (environment.reset, environment.step) if images else (environment.reset_scene, environment.act)
+    )
+    for name in environment.suite.state_ids("eval", states, cells=[cell]):
+        reset(name)
         count = 0
-        while count < MAX_STEPS and not environment.success_now:
+        while count < environment.suite.max_steps and not environment.success_now:
             action = expert_action(environment)
             action[:3] += rng.normal(0.0, noise, 3)
-            environment.step(action)
+            step(action)
             count += 1
         verdict = environment.judge()
         wins, collisions = wins + verdict.success, collisions + verdict.collisions
@@ -59,7 +60,7 @@ def milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
 
 
 def measure_times(environment: SimEnvironment) -> dict[str, float]:
-    start = make_id("carrot_on_plate", "eval", 0)
+    start = environment.suite.state_ids("eval", 1)[0]
     still = np.array([0.0] * 6 + [1.0])
     scenes = RandomSceneRenderer(0)
     environment.reset(start)
@@ -78,25 +79,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--states", type=int, default=40, help="eval initial states for each task")
+    parser.add_argument("--suite", default="in_domain", help="shipped suite or suite file")
+    parser.add_argument("--states", type=int, default=40, help="eval initial states for each cell")
+    parser.add_argument("--no-images", action="store_true", help="render nothing while the expert acts")
     parser.add_argument(
         "--noise-mm", type=float, default=0.0, help="standard deviation of noise on each step"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    environment = SimEnvironment()
+    environment = SimEnvironment(suite=arguments.suite)
     result = {"times": measure_times(environment)}
-    for task in TASKS:
-        result[task] = run_expert(environment, task, arguments.states, arguments.noise_mm / 1000.0)
+    for cell in environment.suite.cells:
+        result[cell] = run_expert(
+            environment, cell, arguments.states, arguments.noise_mm / 1000.0, not arguments.no_images
+        )
     environment.close()
     print(json.dumps(result) if arguments.json else as_table(result))
 
 
 def as_table(result: dict[str, dict[str, float]]) -> str:
     lines = [f"{name:28s}{value:8.2f}" for name, value in result["times"].items()]
-    for task in TASKS:
-        row = result[task]
-        lines.append(f"{task:20s} " + "  ".join(f"{key} {value}" for key, value in row.items()))
+    for cell, row in result.items():
+        if cell == "times":
+            continue
+        lines.append(f"{cell:20s} " + "  ".join(f"{key} {value}" for key, value in row.items()))
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from grape_sim.expert import DOWN, MAX_STEP, MAX_TURN, Situation, plan
+from grape_sim.suite import load_suite
 from grape_sim.tasks import TASKS
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,9 +24,10 @@ situations = st.builds(
     points(0.018, 0.3), turns, st.floats(0.015, 0.037), points(0.005, 0.2), points(0.0, 0.05),
 )  # fmt: skip
 tasks = st.sampled_from(list(TASKS.values()))
+all_tasks = st.sampled_from(list(load_suite("unseen_action").tasks.values()))
 
 
-@given(situations, tasks)
+@given(situations, all_tasks)
 def test_every_action_is_finite_bounded_and_repeatable(now, task):
     action = plan(now, task)
     assert action.shape == (7,)

@@ -129,12 +129,16 @@ class SimEnvironment:
         Raises:
             ActionRefused: the action has the wrong shape, is not finite or is beyond sensible limits.
         """
+        self.act(action)
+        return self.observe()
+
+    def act(self, action: np.ndarray) -> None:
+        """Do what ``step`` does, but render nothing."""
         self._require_reset()
         self._controller.command(action, self._ticks * TICK_SECONDS)
         for _ in range(self._ticks_per_step):
             self._tick()
             self._judge_tick()
-        return self.observe()
 
     def advance(self, target: JointTarget) -> None:
         """Run one tick of 20 ms towards the joint target of a controller outside."""
