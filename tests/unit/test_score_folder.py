@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from grape_preference.folder import load_scores, score_folder
 from grape_preference.pairs import load_pairs
 from grape_preference.scoring import Score
 from grape_sim.environment import SimEnvironment
+from grape_training.pool import run_parallel
 from preference_rollouts import roll_out
 
 
@@ -91,6 +93,16 @@ def test_a_cluster_in_any_order_gives_the_same_bytes(root: Path, tmp_path: Path)
 
     here = score_folder(root, tmp_path / "here", workers=1, progress=False)
     there = score_folder(root, tmp_path / "there", run=backwards, progress=False)
+    assert here.scores_path.read_bytes() == there.scores_path.read_bytes()
+    assert here.pairs_path.read_bytes() == there.pairs_path.read_bytes()
+
+
+def test_a_ray_cluster_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is optional: pip install -r requirements-ray.txt")
+    here = score_folder(root, tmp_path / "here", workers=1, progress=False)
+    there = score_folder(
+        root, tmp_path / "there", run=partial(run_parallel, workers=1, ray="local"), progress=False
+    )
     assert here.scores_path.read_bytes() == there.scores_path.read_bytes()
     assert here.pairs_path.read_bytes() == there.pairs_path.read_bytes()
 
