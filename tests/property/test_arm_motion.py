@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from grape_policy.arm.controller import CartesianController
 from grape_policy.arm.description import load_description
+from grape_policy.arm.drivers import MockDriver
 from grape_policy.arm.kinematics import ArmKinematics, Pose, rotated, rotation_between
 from grape_policy.arm.limiter import JointLimiter
+from grape_policy.arm.loop import ArmLoop
 from grape_policy.arm.safety import ActionRefused
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,6 +59,74 @@ def test_velocity_acceleration_and_joints_stay_bounded(events: list, pauses: lis
             assert np.all(joints >= ROBOT.lower - ROUNDING)
             assert np.all(joints <= ROBOT.upper + ROUNDING)
             before = joints
+
+
+# What may happen between two ticks of a real graph; to the arm a policy swap is just other actions.
+stream = st.lists(
+    st.one_of(
+        st.tuples(st.just("act"), st.lists(st.floats(-0.2, 0.2), min_size=7, max_size=7)),
+        st.tuples(st.just("burst"), st.lists(st.floats(-0.05, 0.05), min_size=7, max_size=7)),
+        st.tuples(st.just("nonsense"), st.just([math.nan] * 7)),
+        st.tuples(st.sampled_from(["ticks", "pause", "disarm", "arm", "press", "clear", "end"]), st.none()),
+    ),
+    max_size=25,
+)
+
+
+class Track:
+    """An arm loop with a mock arm; remembers every written target and the time since the one before."""
+
+    def __init__(self) -> None:
+        self.now, self.seconds = 0.0, [0.01]
+        self.driver = MockDriver(ROBOT)
+        self.loop = ArmLoop(ROBOT, self.driver)
+        self.joints = [ROBOT.home]
+        self.ticks(1)
+
+    def ticks(self, count: int, seconds: float = 0.01) -> None:
+        for _ in range(count):
+            self.now += seconds
+            self.driver._measured = replace(self.driver.read(), time=self.now)  # joint states never stop
+            self.loop.tick(self.now)
+            self.joints.append(self.driver.read().joints)
+            self.seconds.append(min(seconds, 0.05))
+
+    def happen(self, what: str, action: list[float] | None) -> None:
+        for _ in range(5 if what == "burst" else 1):
+            if action is not None:
+                self.loop.act(action, 0.1, self.now)
+        if what == "disarm":
+            self.loop.disarm()
+        elif what == "arm":
+            self.loop.arm(self.now)
+        elif what in ("press", "clear"):
+            self.loop.emergency_stop(what == "press")
+        elif what == "end":
+            self.loop.episode_ended()
+        self.ticks(*{"ticks": (12, 0.01), "pause": (1, 0.3)}.get(what, (3, 0.01)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(stream=stream)
+def test_any_stream_of_actions_stops_and_resumes_moves_smoothly(stream: list) -> None:
+    track = Track()
+    assert track.loop.arm(track.now)[0]
+    for what, action in stream:
+        track.happen(what, action)
+        if what in ("clear", "disarm"):  # the first action after resuming is where a jump would be
+            track.ticks(12)
+            track.loop.arm(track.now)
+    track.ticks(30)
+    seconds = np.array(track.seconds[1:])[:, None]
+    joints = np.array(track.joints)
+    velocity = np.diff(joints, axis=0) / seconds
+    assert np.all(np.isfinite(joints))
+    assert np.all(np.abs(velocity) <= ROBOT.velocity + 1e-6)
+    assert np.all(np.abs(np.diff(velocity, axis=0)) <= ROBOT.acceleration * seconds[1:] + 1e-6)
+    poses = [KINEMATICS.forward(row) for row in joints]
+    positions = np.array([pose.position for pose in poses])
+    speed = np.linalg.norm(np.diff(positions, axis=0), axis=1) / seconds[:, 0]
+    assert speed.max() <= 1.1 * ROBOT.speed.linear
 
 
 @settings(max_examples=150, deadline=None)
