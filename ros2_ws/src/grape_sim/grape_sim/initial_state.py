@@ -122,6 +122,12 @@ def sample(initial_state_id: str, suite: Suite | None = None) -> InitialState:
     rng = _generator(initial_state_id)
     other = other_task(task, cell.other_tasks, rng)
     extras, obstacles = _extras(cell, rng)
+    tasks = (task,) if other is None else (task, other)
+    try:
+        placements = place_objects(tasks, rng, cell.layout, (*extras, *obstacles), obstacles)
+    except SuiteError as error:
+        where = f"{suite.source}: cells.{name.cell}.layout ({initial_state_id})"
+        raise SuiteError(where, error.what, error.remedy) from error
     words = _generator(f"{initial_state_id}#words")
     return InitialState(
         initial_state_id=initial_state_id,
@@ -133,9 +139,7 @@ def sample(initial_state_id: str, suite: Suite | None = None) -> InitialState:
         other_task=other,
         instruction=_wording(cell, task, words),
         other_instruction=_other_wording(suite, cell, task, other, words),
-        placements=place_objects(
-            (task,) if other is None else (task, other), rng, cell.layout, (*extras, *obstacles), obstacles
-        ),
+        placements=placements,
         obstacles=tuple(shape.name for shape in obstacles),
         look=None if cell.visual is None else _look(cell.visual, _generator(f"{initial_state_id}#look")),
     )

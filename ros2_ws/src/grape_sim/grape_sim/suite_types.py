@@ -24,6 +24,7 @@ class SuiteError(ValueError):
 
     def __init__(self, where: str, what: str, remedy: str) -> None:
         super().__init__(f"{where}: {what}. {remedy}")
+        self.what, self.remedy = what, remedy
 
 
 @dataclass(frozen=True)
