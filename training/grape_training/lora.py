@@ -49,7 +49,7 @@ def checkpoint_activations(adapted: PeftModel) -> None:
     for; it has no dropout, so its values stay the same.
     """
     decoder: Any = adapted.get_base_model().language_model
-    decoder.gradient_checkpointing_enable({"use_reentrant": False})
+    decoder.activation_checkpointing_enable({"use_reentrant": False})
     decoder.train()
 
 
