@@ -88,6 +88,12 @@ ARGUMENTS = (
     Argument(
         "camera", "none", "camera driver to start; none: simulated or already running", ("none", "realsense")
     ),
+    Argument(
+        "watch",
+        "policy,camera,images",
+        "what the arm needs while it follows actions; a camera driver that is not ours sends no heartbeat: "
+        "policy,images",
+    ),
     Argument("checkpoint", DEFAULT_CHECKPOINT, "folder of the policy to load at the start", is_path=True),
     Argument("statistics_key", "", "action statistics of a checkpoint that holds several"),
     Argument("device", "cpu", "where the policy computes: cpu, cuda or cuda:<number>"),
@@ -125,7 +131,7 @@ NODES = (
         "grape_policy",
         "arm_node",
         "grape_policy.nodes.arm_node",
-        parameters={"driver": "{driver}"},
+        parameters={"driver": "{driver}", "watch": "{watch}"},
     ),
     NodeDescription(
         "policy",

@@ -41,7 +41,7 @@ PARAMETERS = (
     Parameter("observation_timeout", 1.0, "Actions from an older image are dropped.", 0.05, 10.0, "s"),
     Parameter("heartbeat_timeout", 0.25, "Without a watched node's heartbeat it stops.", 0.1, 10.0, "s"),
     Parameter("image_timeout", 0.3, "Without an image for this long it stops.", 0.05, 10.0, "s"),
-    Parameter("watch", "policy camera images", "What it needs while it follows actions; none: nothing."),
+    Parameter("watch", "policy,camera,images", "What it needs while it follows actions, or none."),
 )
 
 
@@ -74,9 +74,11 @@ class ArmNode(Node):
 
     def _make_loop(self, description: RobotDescription) -> ArmLoop:
         chosen = self._parameters
-        watched = set(chosen.watch.split()) - {"none"}
+        watched = _words(chosen.watch)
         if watched - {*HEARTBEATS, "images"}:
-            raise ValueError(f"arm: watch = {chosen.watch!r}: use words of {', '.join(HEARTBEATS)}, images")
+            raise ValueError(
+                f"arm: watch = {chosen.watch!r}: use some of {','.join(HEARTBEATS)},images or none"
+            )
         return ArmLoop(
             description,
             self._driver,
@@ -105,7 +107,7 @@ class ArmNode(Node):
         base.subscription(self, "episode_event", self._on_episode_event)
         base.subscription(self, "heartbeat", self._on_heartbeat)
         base.subscription(self, "emergency_stop", self._on_emergency_stop_message)
-        if "images" in self._parameters.watch.split():
+        if "images" in _words(self._parameters.watch):
             base.subscription(self, "color_image", self._on_image)
         base.service(self, "set_armed", self._on_set_armed)
         base.service(self, "emergency_stop", self._on_emergency_stop)
@@ -203,6 +205,11 @@ class ArmNode(Node):
         array = DiagnosticArray(status=[entry])
         array.header.stamp = to_stamp(self.get_clock().now().nanoseconds)
         self._diagnostics.publish(array)
+
+
+def _words(text: str) -> set[str]:
+    """Return the names in a comma-separated list; ``none`` names nothing."""
+    return {word.strip() for word in text.split(",") if word.strip()} - {"none"}
 
 
 def main(arguments: list[str] | None = None) -> int:
