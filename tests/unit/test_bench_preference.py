@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 
 import numpy as np
 import pytest
 from episode_factory import make_episode
 from grape_preference.constraints import plan_for_task
+from grape_training import cli
 from grape_training.bench_judge import confusion_cell
 from grape_training.bench_keypoints import measure_keypoints
 from grape_training.bench_rollouts import Wanted
@@ -107,6 +110,23 @@ def test_growth_is_measured_over_replicated_episodes() -> None:
     episode = dataclasses.replace(
         made, manifest=dataclasses.replace(made.manifest, steps=40), images=made.images[:0], depths=None
     )
-    found = growth([(episode, reach())], [50, 150, 450])
+    found = growth([(episode, reach())], [20, 60, 180])
     assert 0.7 < found["growth_exponent"] < 1.3
-    assert found["growth"]["episodes"] == [50, 150, 450]
+    assert found["growth"]["episodes"] == [20, 60, 180]
+
+
+@pytest.mark.slow
+def test_keypoints_of_a_suite_from_the_command_line(monkeypatch, capsys, tmp_path) -> None:
+    """Other tables, light, camera and things: made once in a worker, tracked, compared with the truth."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--states", "0", "--suites", "unseen_visual", "--episodes", "2", "--workers", "1", "--json"]
+    monkeypatch.setattr(sys, "argv", ["grape", "bench", "keypoints", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    output, errors = capsys.readouterr()
+    assert not end.value.code, errors
+    found = json.loads(output)
+    assert (found["episodes"], found["refused"], found["not_found"]) == (8, 0, 0)
+    assert found["median_error_m"] <= 0.015
+    assert found["tracked_share"] >= 0.9
+    assert found["suites"]["unseen_visual"]["median_error_m"] == found["median_error_m"]

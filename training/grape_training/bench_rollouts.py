@@ -8,20 +8,25 @@ at success would let the length alone tell success from failure; the policy's en
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
+from grape_episodes.manifest import MANIFEST_NAME
 from grape_sim.environment import SimEnvironment
 from grape_sim.suite import load_suite
 from tqdm import tqdm
 
 from grape_training.policies import VlaActor, cell_seed, load_vla
+from grape_training.pool import run_parallel, termination_deferred
 from grape_training.truth import (
     Actor,
     EarlyRelease,
     PolicyActor,
     Rollout,
     expert,
+    has_truth,
     load_rollout,
     other_object,
     roll_out,
@@ -74,18 +79,34 @@ def other_suites(names: Sequence[str], episodes: int) -> list[Wanted]:
     return wanted
 
 
-def make(root: Path, wanted: Sequence[Wanted], policy: str, progress: bool = True) -> None:
-    """Run what is not below ``root`` yet; ``policy`` is a checkpoint."""
-    missing = [item for item in wanted if not (root / "episodes" / item.name).exists()]
-    environment, open_suite = None, ""
-    for item in tqdm(missing, desc="rollouts", unit="ep", disable=not (progress and missing)):
-        if environment is None or open_suite != item.suite:
-            if environment is not None:
-                environment.close()
-            environment, open_suite = SimEnvironment(suite=item.suite, depth=True), item.suite
-        save_rollout(root, item.name, _run(environment, item, policy))
-    if environment is not None:
-        environment.close()
+def make(
+    root: Path, wanted: Sequence[Wanted], policy: str, *, workers: int = 2, progress: bool = True
+) -> None:
+    """Run what is not below ``root`` yet, in ``workers`` processes; ``policy`` is a checkpoint."""
+    missing = [item for item in wanted if not _is_complete(root, item)]
+    function = partial(make_one, root=root, policy=policy)
+    with (
+        tqdm(total=len(missing), desc="rollouts", unit="ep", disable=not (progress and missing)) as bar,
+        closing(run_parallel(function, missing, workers)) as results,
+    ):
+        for _ in results:
+            bar.update()
+
+
+def make_one(item: Wanted, *, root: Path, policy: str) -> None:
+    """Run one rollout and write it with its truth; the unit of work of ``make``."""
+    rollout = _run(_environment(item.suite), item, policy)
+    with termination_deferred():
+        save_rollout(root, item.name, rollout)
+
+
+def _is_complete(root: Path, item: Wanted) -> bool:
+    return (root / "episodes" / item.name / MANIFEST_NAME).exists() and has_truth(root, item.name)
+
+
+@lru_cache(maxsize=1)
+def _environment(suite: str) -> SimEnvironment:
+    return SimEnvironment(suite=suite, depth=True)
 
 
 def load(root: Path, wanted: Sequence[Wanted], progress: bool = True) -> Iterator[tuple[Wanted, Rollout]]:

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from grape_training.cli_common import DEFAULT_POLICY, JsonOption, PolicyOption, print_json, split_tasks
+from grape_training.cli_common import (
+    DEFAULT_POLICY,
+    JsonOption,
+    PolicyOption,
+    WorkersOption,
+    print_json,
+    split_tasks,
+)
 
 DEFAULT_ROLLOUTS = Path("runs/bench/rollouts")
 SUITES = "unseen_subject,unseen_physical,unseen_semantic,unseen_visual,language_grounding,unseen_action,"
@@ -39,6 +46,7 @@ def scoring(
     policy_states: PolicyStatesOption = 12,
     largest: Annotated[int, typer.Option(min=1000, help="Most episodes of the growth measurement.")] = 10_000,
     policy: PolicyOption = DEFAULT_POLICY,
+    workers: WorkersOption = 2,
     json: JsonOption = False,
 ) -> None:
     """Measure the quality of the scores against the truth, their speed, and their growth with the episodes.
@@ -51,7 +59,7 @@ def scoring(
     from grape_training.bench_scoring import measure_scoring
 
     wanted = in_domain(states, policy_states, ROLLOUTS_PER_STATE)
-    make(rollouts, wanted, str(policy), progress=not json)
+    make(rollouts, wanted, str(policy), workers=workers, progress=not json)
     sizes = [100, 316, 1000, 3162, 10_000]
     found = measure_scoring(rollouts, wanted, [size for size in sizes if size < largest] + [largest])
     _show(found, json)
@@ -66,6 +74,7 @@ def keypoints(
     ] = SUITES,
     episodes: Annotated[int, typer.Option(min=1, help="At least so many episodes of each of them.")] = 16,
     policy: PolicyOption = DEFAULT_POLICY,
+    workers: WorkersOption = 2,
     json: JsonOption = False,
 ) -> None:
     """Measure the keypoints' error (m) and the share of tracked frames, over episodes of all suites."""
@@ -74,7 +83,7 @@ def keypoints(
 
     wanted = in_domain(states, policy_states, ROLLOUTS_PER_STATE)
     wanted += other_suites(split_tasks(suites), episodes)
-    make(rollouts, wanted, str(policy), progress=not json)
+    make(rollouts, wanted, str(policy), workers=workers, progress=not json)
     _show(measure_keypoints(load(rollouts, wanted, progress=not json)), json)
 
 
@@ -83,6 +92,7 @@ def judge(
     states: ScriptedOption = 8,
     policy_states: PolicyStatesOption = 12,
     policy: PolicyOption = DEFAULT_POLICY,
+    workers: WorkersOption = 2,
     json: JsonOption = False,
 ) -> None:
     """Compare the judge that sees only keypoints and gripper with the simulator's verdict."""
@@ -90,7 +100,7 @@ def judge(
     from grape_training.bench_rollouts import in_domain, load, make
 
     wanted = in_domain(states, policy_states, ROLLOUTS_PER_STATE)
-    make(rollouts, wanted, str(policy), progress=not json)
+    make(rollouts, wanted, str(policy), workers=workers, progress=not json)
     _show(measure_judge(load(rollouts, wanted, progress=not json)), json)
 
 

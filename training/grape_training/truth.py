@@ -186,16 +186,19 @@ def _episode(
 def save_rollout(root: Path, name: str, rollout: Rollout) -> Path:
     """Write the episode as ``<root>/episodes/<name>`` with the truth beside it; return its folder."""
     manifest = replace(rollout.episode.manifest, episode_id=name)
-    folder = write_episode(root / "episodes", replace(rollout.episode, manifest=manifest))
-    save_file(
-        {key: np.ascontiguousarray(value) for key, value in rollout.centres.items()}, _truth(root, name)
-    )
-    return folder
+    centres = {key: np.ascontiguousarray(value) for key, value in rollout.centres.items()}
+    save_file(centres, _truth(root, name))  # first: an episode that is there is complete
+    return write_episode(root / "episodes", replace(rollout.episode, manifest=manifest))
 
 
 def load_rollout(root: Path, name: str) -> Rollout:
     """Read what ``save_rollout`` wrote."""
     return Rollout(read_episode(root / "episodes" / name), load_truth(root, name))
+
+
+def has_truth(root: Path, name: str) -> bool:
+    """Return whether the truth of the episode called ``name`` is there."""
+    return _truth(root, name).exists()
 
 
 def load_truth(root: Path, name: str) -> dict[str, np.ndarray]:
