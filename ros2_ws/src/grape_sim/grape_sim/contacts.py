@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import mujoco
-import numpy as np
 
 from grape_sim.scene import TABLE
 
@@ -25,34 +24,31 @@ class ContactReader:
 
     def __init__(self, model: mujoco.MjModel, objects: tuple[str, ...]) -> None:
         self.index = INDEX | {name: len(INDEX) + number for number, name in enumerate(objects)}
-        self._things = np.array([self._thing(model, geom) for geom in range(model.ngeom)])
+        self._things = [self._thing(model, geom) for geom in range(model.ngeom)]
 
-    def watch(self, things: Collection[int]) -> np.ndarray:
-        """Return which geoms (ngeom,) belong to ``things``, for ``forces``."""
-        return np.isin(self._things, list(things))
+    def watch(self, things: Collection[int]) -> list[bool]:
+        """Return for each geom whether it belongs to ``things``, for ``forces``."""
+        return [thing in things for thing in self._things]
 
-    def forces(self, data: mujoco.MjData, watched: np.ndarray) -> Forces:
+    def forces(self, data: mujoco.MjData, watched: list[bool]) -> Forces:
         """Return the normal forces in N between things that press on each other, one of them ``watched``.
 
         This runs every 20 ms of simulated time: most contacts are those of objects that lie on the table, and
-        are passed over before any of them is looked at.
+        are passed over before any of them is looked at. Plain numbers are faster than arrays this small.
         """
-        contact = data.contact
-        geoms, address = contact.geom, contact.efc_address
-        chosen = np.flatnonzero((watched[geoms[:, 0]] | watched[geoms[:, 1]]) & (address >= 0))
-        if not len(chosen):
-            return {}
-        # The first constraint row of a contact is its normal direction (elliptic friction cones).
-        normal = data.efc_force[address[chosen]].tolist()
-        pairs = zip(*self._things[geoms[chosen]].T.tolist(), strict=True)
+        contact, things = data.contact, self._things
+        address, pressing = contact.efc_address.tolist(), data.efc_force
         sums: dict[tuple[int, int], float] = {}
-        for pair, force in zip(pairs, normal, strict=True):
-            sums[pair] = sums.get(pair, 0.0) + force
+        for number, (one, other) in enumerate(contact.geom.tolist()):
+            if (watched[one] or watched[other]) and address[number] >= 0:
+                pair = (things[one], things[other])
+                # The first constraint row of a contact is its normal direction (elliptic friction cones).
+                sums[pair] = sums.get(pair, 0.0) + float(pressing[address[number]])
         forces: Forces = {}
-        for (one, other), force in sums.items():
-            if force > 0.0 and one != other:
-                total = force + forces.get(one, {}).get(other, 0.0)
-                forces.setdefault(one, {})[other] = forces.setdefault(other, {})[one] = total
+        for (first, second), force in sums.items():
+            if force > 0.0 and first != second:
+                total = force + forces.get(first, {}).get(second, 0.0)
+                forces.setdefault(first, {})[second] = forces.setdefault(second, {})[first] = total
         return forces
 
     def _thing(self, model: mujoco.MjModel, geom: int) -> int:
