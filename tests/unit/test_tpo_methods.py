@@ -12,12 +12,13 @@ import torch
 from grape_policy.vla.checkpoint import load_checkpoint
 from grape_policy.vla.statistics import ActionStatistics
 from grape_training.errors import BadInputError
+from grape_training.lora import attach, checkpoint_activations
 from grape_training.tpo_data import Comparison, RolloutPair
 from grape_training.tpo_gradient import Preference
 from grape_training.tpo_options import Objective
 from grape_training.tpo_scorer import VlaScorer, active_dimensions
 from safetensors.torch import load_file
-from tpo_factory import random_pairs, rows, train
+from tpo_factory import OPTIONS, random_pairs, rows, train
 from vla_factory import STATISTICS, tiny_checkpoint
 
 
@@ -92,6 +93,25 @@ def test_gradient_checkpointing_changes_nothing_but_memory(checkpoint, pairs, tm
     train(checkpoint, pairs, tmp_path / "recomputed", gradient_checkpointing=True)
     for kept, recomputed in zip(rows(tmp_path / "kept"), rows(tmp_path / "recomputed"), strict=True):
         assert kept == pytest.approx(recomputed, rel=1e-4, abs=1e-6)
+
+
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass(checkpoint, pairs):
+    kept = []
+    for recompute in (False, True):
+        loaded = load_checkpoint(checkpoint)
+        adapted = attach(loaded.model, OPTIONS.lora, checkpoint, 0)
+        if recompute:
+            checkpoint_activations(adapted)
+        scorer, sizes = VlaScorer(adapted, loaded.preprocessor), []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            scorer(pairs[0].chosen, 0, pairs[0].chosen.steps)
+        kept.append(sum(sizes))
+    assert kept[1] < 0.5 * kept[0]
 
 
 def test_mixed_precision_starts_exact_and_stays_near(checkpoint, pairs, tmp_path):

@@ -64,10 +64,10 @@ def run_tpo(
     """
     torch.set_num_threads(threads)
     check_options(options)
+    checkpoint, base = load_base(source, output)
     scores_path = scores_path or pairs_path.with_name("scores.json")
     selections = select(options, pairs_path, scores_path, episodes)
     scores = {s.episode_id: s for s in read_scores(scores_path)[0]} if options.stage_weighted else {}
-    checkpoint, base = load_base(source, output)
     rollouts = load_rollouts([name for item in selections for name in item.episodes], episodes, checkpoint)
     return train_tpo(
         checkpoint.model,
