@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from grape_preference.pairs import make_pairs, save_pairs
 from grape_preference.scoring import score_episode
 from grape_preference.tracks import KeypointTracks
 
-REPEATS = 5
+REPEATS = 7
 GROUP = 5  # episodes per initial state in the replicated folder
 _ARRAYS = (
     "positions",
@@ -113,10 +114,5 @@ def _until(tracks: KeypointTracks, t: int) -> KeypointTracks:
 
 def _fastest(function: Callable[[], object], calls: int = 1) -> float:
     """Return the seconds of processor time of one call, from the fastest of some runs of ``calls`` calls."""
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.process_time()
-        for _ in range(calls):
-            function()
-        seconds.append((time.process_time() - started) / calls)
-    return max(min(seconds), 1e-9)
+    timer = timeit.Timer(function, timer=time.process_time)  # holds the garbage collector meanwhile
+    return max(min(timer.repeat(REPEATS, calls)) / calls, 1e-9)
