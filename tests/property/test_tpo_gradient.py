@@ -31,7 +31,10 @@ class TinyPolicy(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.LayerNorm(hidden), nn.Linear(hidden, TOKENS * VOCABULARY)
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.LayerNorm(hidden, eps=0.1),  # else two near-equal channels blow rounding up in float32
+            nn.Linear(hidden, TOKENS * VOCABULARY),
         )
 
     def forward(self, observations: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
