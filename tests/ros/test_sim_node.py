@@ -147,7 +147,7 @@ def test_commands_that_no_controller_would_send_are_refused(sim: Any) -> None:
 def test_the_arm_node_moves_the_simulated_arm(sim: Any, start: Any) -> None:
     from grape_policy.nodes.messages import to_stamp
 
-    start(ARM, driver="sim")
+    start(ARM, driver="sim", watch="none")
     assert sim.call("reset_scene", task="", initial_state_id=STATE).success
     sim.until(lambda: sim.call("set_armed", armed=True).success, 15, "an armed arm")
     sim.received["end_effector_pose"].clear()
