@@ -160,13 +160,15 @@ def sft(
 def small(
     runs: Annotated[Path, typer.Option(help="Folder of all that is made on the way.")] = Path("runs"),
     demonstrations: Annotated[int, typer.Option(min=4, help="Successful episodes over all tasks.")] = 100,
+    stop: Annotated[int, typer.Option(min=0, help="End fine-tuning after this step; 0: at 2400.")] = 0,
     threads: ThreadsOption = 2,
     seed: SeedOption = 0,
 ) -> None:
-    """Make the shipped policy from nothing: scenes, demonstrations, pre-training, fine-tuning (1-2 hours).
+    """Make a policy of the shipped size from nothing: scenes, demonstrations, pre-training, fine-tuning.
 
-    The same command goes on where it was interrupted. With the defaults it makes the shipped file; other
-    numbers of threads or other processors round differently.
+    It takes one to two hours on two cores; the same command goes on where it was interrupted. The manifest
+    of a shipped policy names the options it was made with. Other numbers of threads or other processors
+    round differently.
     """
     scenes(30_000, runs / "scenes", seed)
     demos(episodes=demonstrations, record=False, output=runs / "demos", seed=seed)
@@ -176,7 +178,7 @@ def small(
         demos=runs / "demos",
         scenes=runs / "scenes",
         output=runs / "sft",
-        stop=1100,
+        stop=stop,
         threads=threads,
         seed=seed,
     )
