@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import BROWSER, opened_page
 from grape_training.cells import CellResult
 from grape_training.comparison import compare_cells, summarise
 from grape_training.evaluation_pictures import contact_sheet, side_by_side_film, stage_chart, success_chart
 from grape_training.evaluation_report import write_evaluation_report
 from PIL import Image
 from test_cli import Run, grape
-from test_report import BROWSER, PROBE
 
 __all__ = ["grape"]  # the fixture
 SMALL = ["--tasks", "stack_cube,spoon_on_towel", "--states", "2", "--workers", "1", "--max-steps", "20"]
@@ -78,19 +77,7 @@ def test_pictures_lie_beside_the_page(folder: Path) -> None:
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium to open the page: apt-get install chromium")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_the_page_without_an_error(folder: Path, tmp_path: Path, width: int) -> None:
-    assert BROWSER is not None
-    page = tmp_path / "probe.html"
-    page.write_text((folder / "evaluation.html").read_text().replace("<head>", "<head>" + PROBE, 1))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=8000", page.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in shown.stderr
-    found = re.search(r'<pre id="probe">(.*?)</pre>', shown.stdout, re.DOTALL)
-    assert found, "the page did not finish loading"
-    probe = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert probe["problems"] == []
-    assert not probe["overflow"], "the page is wider than the window"
+    probe = opened_page((folder / "evaluation.html").read_text(), tmp_path, width)
     assert all(wide > 0 and high > 0 and alt for wide, high, alt in probe["images"])
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from browser import BROWSER, opened_page
 from grape_episodes.writer import write_episode
 from grape_preference.folder import score_folder
 from grape_sim.environment import SimEnvironment
@@ -20,22 +20,6 @@ from grape_training.loop_summary import make_summary
 from grape_training.report import build_report, write_report
 from grape_training.report_charts import Band, line_chart
 from preference_rollouts import roll_out
-
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-PROBE = """<script>
-const problems = [];
-const note = event => problems.push(String(event.message || event.target.src).slice(0, 200));
-addEventListener("error", note, true);
-addEventListener("load", () => {
-  const images = [...document.images].map(image => [image.naturalWidth, image.naturalHeight, image.alt]);
-  const overflow = document.documentElement.scrollWidth > innerWidth;
-  const probe = document.createElement("pre");
-  probe.id = "probe";
-  const charts = document.querySelectorAll(".chart").length;
-  probe.textContent = JSON.stringify({images, problems, overflow, charts});
-  document.body.append(probe);
-});
-</script>"""
 
 
 def cells(successes: int) -> list[CellResult]:
@@ -168,19 +152,7 @@ def test_an_empty_or_absent_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium to open the page: apt-get install chromium")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_every_image_and_reports_no_error(run: Path, tmp_path: Path, width: int) -> None:
-    assert BROWSER is not None
-    page = tmp_path / "probe.html"
-    page.write_text(write_report(run).read_text().replace("<head>", "<head>" + PROBE, 1))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2000", "--dump-dom"]
-    command += ["--enable-logging=stderr", "--virtual-time-budget=8000", page.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in shown.stderr
-    found = re.search(r'<pre id="probe">(.*?)</pre>', shown.stdout, re.DOTALL)
-    assert found, "the page did not finish loading"
-    probe = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    assert probe["problems"] == []
-    assert not probe["overflow"], "the page is wider than the window"
+    probe = opened_page(write_report(run).read_text(), tmp_path, width)
     assert probe["charts"] == 8
     assert len(probe["images"]) == 5
     assert all(wide > 0 and high > 0 and alt for wide, high, alt in probe["images"])

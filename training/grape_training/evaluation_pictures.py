@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from grape_episodes.export import animate
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from grape_training.cells import CellResult
@@ -53,19 +54,7 @@ def side_by_side_film(
             text = f"{name}: {_outcome(result)}" if ended else name
             ImageDraw.Draw(frame).text((left + 2, 2), _cut(text, width, 13), TEXT, _font(13))
         frames.append(frame)
-    buffer = io.BytesIO()
-    durations = [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS]
-    frames[0].save(
-        buffer,
-        "WEBP",
-        save_all=True,
-        append_images=frames[1:],
-        duration=durations,
-        loop=0,
-        quality=60,
-        method=2,
-    )
-    return buffer.getvalue()
+    return animate(frames, [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS])
 
 
 def contact_sheet(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from grape_training.cells import CellResult
@@ -22,7 +21,7 @@ from grape_training.evaluation_pictures import (
 )
 from grape_training.evaluation_tables import difference_tables, motion_rows, success_rows
 from grape_training.files import write_bytes, write_text
-from grape_training.report_files import data_uri, percent_with_interval, spoken
+from grape_training.report_files import data_uri, percent_with_interval, render_page, spoken
 from grape_training.suites import load_suite
 
 REPORT_NAME = "evaluation.html"
@@ -63,15 +62,8 @@ def write_evaluation_report(output: Path, document: dict[str, Any], results: Res
         "seed": document["seed"],
         "max_steps": document["max_steps"],
     }
-    environment = Environment(
-        loader=PackageLoader("grape_training", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     path = output / REPORT_NAME
-    write_text(path, environment.get_template("evaluation_report.html").render(page))
+    write_text(path, render_page("evaluation_report.html", page))
     return path
 
 

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from grape_training.errors import BadInputError
@@ -24,6 +23,7 @@ from grape_training.report_files import (
     load_pairs,
     number,
     percent_with_interval,
+    render_page,
     score_rows,
     spoken,
 )
@@ -55,13 +55,6 @@ def write_report(run: Path) -> Path:
 def build_report(run: Path) -> str:
     """Return the report of a run as HTML; see :func:`write_report`."""
     files = find_files(run)
-    environment = Environment(
-        loader=PackageLoader("grape_training", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scores, summary = score_rows(files), _summary(files)
     page = {
         "name": Path(run).resolve().name,
@@ -75,7 +68,7 @@ def build_report(run: Path) -> str:
         "base_curves": _base_curves(files),
         "episodes": _episode_rows(scores),
     }
-    return environment.get_template("report.html").render(page)
+    return render_page("report.html", page)
 
 
 def _summary(files: RunFiles) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from grape_training.errors import BadInputError
 from grape_training.files import TRAINING_CURVE, read_json
 
@@ -27,6 +29,18 @@ class RunFiles:
     metrics: Path | None
     training_curve: Path | None
     episodes: dict[str, Path]  # id -> folder
+
+
+def render_page(template: str, page: dict[str, Any]) -> str:
+    """Return the page of a template beside this module; a name that ``page`` lacks is an error."""
+    environment = Environment(
+        loader=PackageLoader("grape_training", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(page)
 
 
 def find_files(run: Path) -> RunFiles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,18 @@ def encode_film(episode: Episode, *, width: int = 320, quality: int = 60) -> byt
     frames = [_scaled(image, width) for image in episode.images]
     pauses = np.diff(episode.stamps_ns) / 1e6 / SPEED
     durations = [int(np.clip(pause, 20, _LONGEST_FRAME_MS)) for pause in pauses] + [_LAST_FRAME_MS]
+    return animate(frames, durations, quality)
+
+
+def animate(frames: Sequence[Image.Image], durations: Sequence[int], quality: int = 60) -> bytes:
+    """Return ``frames``, each shown for its milliseconds of ``durations``, as an endless WebP."""
     buffer = io.BytesIO()
     frames[0].save(
         buffer,
         "WEBP",
         save_all=True,
         append_images=frames[1:],
-        duration=durations,
+        duration=list(durations),
         loop=0,
         quality=quality,
         method=2,
