@@ -8,27 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from grape_policy.vla.config import TowerConfig
 from grape_policy.vla.scoring import action_log_probabilities
-from grape_training.batches import SamplerOptions, jitter
+from grape_training.batches import SamplerOptions
 from grape_training.errors import BadInputError
 from grape_training.files import TRAINING_CURVE, read_json_lines
 from grape_training.frames import OBJECTS, Frames, data_hash, read_frames, shard_folders, write_shard
 from grape_training.grounding import patch_coordinates
-from grape_training.learner import (
-    Parts,
-    new_parts,
-    optimise,
-    parts_from,
-    sampler_of,
-    shipped_config,
-    write_parts,
-)
+from grape_training.learner import optimise, parts_from, sampler_of, write_parts
 from grape_training.objective import LossOptions, packed_forward, patch_shares, soft_targets
 from grape_training.optimisation import ScheduleOptions
 from grape_training.pretrain import action_statistics
-from grape_training.prompts import PromptBook, small_tokenizer
+from grape_training.prompts import PromptBook
 from grape_training.sft import MixedSampler, SftOptions, fine_tune
+from sft_factory import some_frames, tiny_parts
 
 
 @pytest.fixture(autouse=True)
@@ -37,31 +29,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def some_frames(count: int, size: int = 32) -> Frames:
-    rng = np.random.default_rng(0)
-    actions = rng.uniform(-0.04, 0.04, (count, 4, 7)).astype(np.float32)
-    actions[..., 6] = rng.integers(2, size=(count, 4))
-    actions[:, 2:] = np.nan  # two tasks are shown
-    objects = rng.uniform([0.2, -0.1, 0], [0.4, 0.1, 0.02], (count, 8, 3)).astype(np.float32)
-    return Frames(
-        images=rng.integers(255, size=(count, size, size, 3)).astype(np.uint8),
-        classes=rng.integers(11, size=(count, 28, 28)).astype(np.uint8),
-        objects=objects,
-        gripper=rng.uniform(0.1, 0.3, (count, 3)).astype(np.float32),
-        held=np.full(count, -1, np.int8),
-        actions=actions,
-    )
-
-
-def tiny_parts(frames: Frames) -> Parts:
-    config = shipped_config(len(small_tokenizer()))
-    tower = TowerConfig(32, 16, 32, 2, 2, 64)
-    text = replace(
-        config.text, hidden_size=64, intermediate_size=96, num_attention_heads=2, num_hidden_layers=3
-    )
-    return new_parts(action_statistics(frames), 0, replace(config, towers=(tower, tower), text=text))
 
 
 def train(folder: Path, steps: int, frames: Frames, **options: float) -> list[dict[str, float]]:
@@ -216,14 +183,6 @@ def test_a_point_straight_ahead_of_the_camera_falls_on_the_middle():
     pose = contract.camera().base_from_camera
     ahead = torch.from_numpy(pose[:3, 3] + 0.5 * pose[:3, 2]).float()
     torch.testing.assert_close(patch_coordinates(ahead, 7), torch.tensor([3.5, 3.5]), atol=1e-3, rtol=0)
-
-
-def test_jitter_changes_colours_within_bounds_and_nothing_else():
-    pixels = torch.ones(2, 6, 8, 8)
-    changed = jitter(pixels, 0.15, np.random.default_rng(0))
-    assert not torch.equal(changed, pixels)
-    assert (changed - 1).abs().max() < 0.5
-    assert (changed == changed[:, :, :1, :1]).all()
 
 
 def test_the_pretrained_checkpoint_loads_with_its_heads(tmp_path):

@@ -7,7 +7,7 @@ sequence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,17 @@ from grape_sim.tasks import TASKS
 from numpy.typing import NDArray
 from torch import Tensor
 
+from grape_training.augmentation import (
+    AUGMENTATIONS,
+    COLOUR,
+    OPENVLA,
+    crop,
+    draw_windows,
+    jitter,
+    recolour,
+    whole_windows,
+)
+from grape_training.errors import BadInputError
 from grape_training.frames import OBJECTS, TASK_NAMES, Frames
 from grape_training.prompts import Kind, PromptBook, wordings
 
@@ -34,15 +45,21 @@ _TARGET = np.array([OBJECTS.index(TASKS[name].target) for name in TASK_NAMES])
 class SamplerOptions:
     """How batches are drawn.
 
-    ``grounding``: share of grounding questions among the prompts; ``jitter``: strength of the colour
-    augmentation.
+    ``grounding``: share of grounding questions among the prompts; ``augmentation``: one of
+    ``augmentation.AUGMENTATIONS``; ``jitter``: strength of ``colour``.
     """
 
     batch_size: int = 32
     prompts: int = 2
     grounding: float = 0.0
+    augmentation: str = COLOUR
     jitter: float = 0.15
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.augmentation not in AUGMENTATIONS:
+            known = ", ".join(AUGMENTATIONS)
+            raise BadInputError(f"unknown augmentation {self.augmentation!r}", f"Choose one of {known}")
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,7 @@ class Batch:
     (B, K, 9): gripper, source - gripper, target - gripper in units of ``SCALE``; held (B, K) 1 where the
     source is in the gripper; words (B, K, 2): where in ``ids`` source and target are named, and named (B,
     K, 2): which of ``OBJECTS`` they are; classes (B, 28, 28); objects (B, 8, 3) and gripper (B, 3) in units
-    of ``SCALE`` around ``CENTRE``.
+    of ``SCALE`` around ``CENTRE``; windows (B, 3): which part of the image is shown.
     """
 
     pixels: Tensor
@@ -70,6 +87,7 @@ class Batch:
     classes: Tensor
     objects: Tensor
     gripper: Tensor
+    windows: Tensor
 
 
 class Sampler:
@@ -109,15 +127,24 @@ class Sampler:
         tokens = self._tokens(values)
         ids, lengths = self._ids(tasks, kinds, tokens, rng)
         named = np.stack([_SOURCE[tasks], _TARGET[tasks]], axis=2)
-        pixels = jitter(self._preprocessor.normalise(frames.images), self.options.jitter, rng)
+        pixels, classes, windows = self._augmented(frames, rng)
         scene = (frames.objects - CENTRE) / SCALE, (frames.gripper - CENTRE) / SCALE
         as_tensors = (torch.from_numpy(np.asarray(a, np.float32)) for a in (values, geometry, held, *scene))
         values_t, geometry_t, held_t, objects_t, gripper_t = as_tensors
-        classes = torch.from_numpy(frames.classes.astype(np.int64))
         return Batch(
             pixels, 1, ids, lengths, self._words(ids, named), torch.from_numpy(named),
-            torch.from_numpy(tokens), values_t, geometry_t, held_t, classes, objects_t, gripper_t,
+            torch.from_numpy(tokens), values_t, geometry_t, held_t, classes, objects_t, gripper_t, windows,
         )  # fmt: skip
+
+    def _augmented(self, frames: Frames, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixel values, pixel classes and the windows that are shown of the frames' images."""
+        windows, strength = whole_windows(len(frames)), self.options.jitter
+        if self.options.augmentation == OPENVLA:
+            windows, strength = draw_windows(len(frames), rng), 0.0
+            frames = crop(frames, windows)
+            frames = replace(frames, images=recolour(frames.images, rng))
+        pixels = jitter(self._preprocessor.normalise(frames.images), strength, rng)
+        return pixels, torch.from_numpy(frames.classes.astype(np.int64)), torch.from_numpy(windows)
 
     def _tasks(self, present: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
         """Choose K of the tasks shown in a frame, all different as long as there are enough."""
@@ -170,22 +197,3 @@ def _grounding_values(geometry: NDArray[np.floating], held: NDArray[np.bool_]) -
     """Return the answer to a grounding question (B, K, 7) in [-1, 1]: displacements, held or not."""
     displacements = np.clip(geometry[..., 3:] * SCALE / GROUNDING_RANGE, -1.0, 1.0)
     return np.concatenate([displacements, np.where(held, 1.0, -1.0)[..., None]], axis=2)
-
-
-def jitter(pixels: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
-    """Scale and shift each normalised image's channels: brightness, contrast and colour cast, no geometry.
-
-    Geometry is left alone because the camera is fixed and the answers are metric.
-    """
-    if strength <= 0:
-        return pixels
-    shape = (len(pixels), 1, 1, 1, 1)
-    gain = (
-        1
-        + strength * rng.uniform(-1, 1, shape)
-        + strength / 3 * rng.uniform(-1, 1, (len(pixels), 1, 3, 1, 1))
-    )
-    shift = strength * rng.uniform(-1, 1, shape)
-    towers = pixels.view(len(pixels), 2, 3, *pixels.shape[2:])
-    scaled = towers * torch.from_numpy(gain).float() + torch.from_numpy(shift).float()
-    return scaled.view_as(pixels)

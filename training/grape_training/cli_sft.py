@@ -25,6 +25,11 @@ StepsOption = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
 RateOption = Annotated[float, typer.Option(min=0.0, help="Learning rate of AdamW.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Images of one step; each is asked two questions.")]
 
+AugmentationOption = Annotated[
+    str,
+    typer.Option(help="Of the images: colour, or openvla (its crop of 90 % of the area and its colours)."),
+]
+
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
@@ -133,6 +138,7 @@ def sft(
     bin_sigma: Annotated[
         float, typer.Option(min=0.0, help="Width of soft targets in bins; 0: OpenVLA's hard targets.")
     ] = 2.0,
+    augmentation: AugmentationOption = "colour",
     threads: ThreadsOption = 1,
     seed: SeedOption = 0,
 ) -> None:
@@ -147,7 +153,7 @@ def sft(
 
     options = SftOptions(
         loop=ScheduleOptions(steps=steps, learning_rate=learning_rate, decay=decay, stop=stop, warm_up=50),
-        sampler=SamplerOptions(batch_size=batch_size, seed=seed),
+        sampler=SamplerOptions(batch_size=batch_size, augmentation=augmentation, seed=seed),
         loss=LossOptions(bin_sigma=bin_sigma),
         mix=mix,
     )
@@ -161,6 +167,7 @@ def small(
     runs: Annotated[Path, typer.Option(help="Folder of all that is made on the way.")] = Path("runs"),
     demonstrations: Annotated[int, typer.Option(min=4, help="Successful episodes over all tasks.")] = 100,
     stop: Annotated[int, typer.Option(min=0, help="End fine-tuning after this step; 0: at 2400.")] = 0,
+    augmentation: AugmentationOption = "colour",
     threads: ThreadsOption = 2,
     seed: SeedOption = 0,
 ) -> None:
@@ -179,6 +186,7 @@ def small(
         scenes=runs / "scenes",
         output=runs / "sft",
         stop=stop,
+        augmentation=augmentation,
         threads=threads,
         seed=seed,
     )

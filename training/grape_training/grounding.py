@@ -63,7 +63,9 @@ def named_objects(batch: Batch) -> Tensor:
 def places(batch: Batch, patches: int) -> Tensor:
     """Return a Gaussian over patches (B, W, N) around the image of each named object."""
     side = round(patches**0.5)
-    pixels = patch_coordinates(named_objects(batch) * SCALE + torch.from_numpy(CENTRE), side)
+    whole = patch_coordinates(named_objects(batch) * SCALE + torch.from_numpy(CENTRE), side)
+    window = batch.windows[:, None]
+    pixels = (whole - side * window[..., :2]) / window[..., 2:]
     centres = torch.arange(side) + 0.5
     row = -0.5 * ((pixels[..., 1:] - centres) / _SIGMA) ** 2
     column = -0.5 * ((pixels[..., :1] - centres) / _SIGMA) ** 2

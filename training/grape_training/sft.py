@@ -9,11 +9,12 @@ forgotten.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from grape_training.augmentation import CROP_AREA, OPENVLA
 from grape_training.batches import Batch, Sampler, SamplerOptions
 from grape_training.frames import Frames, concatenate, read_frames
 from grape_training.learner import keep_curve, optimise, parts_from, sampler_of, write_parts
@@ -50,6 +51,8 @@ def fine_tune(
     """
     parts, frames = parts_from(base), concatenate([read_frames(root) for root in data])
     parts.statistics = action_statistics(read_frames(data[0]))
+    if options.sampler.augmentation == OPENVLA:
+        parts.preprocessor = replace(parts.preprocessor, center_crop_area=CROP_AREA)
     sampler = sampler_of(parts, frames, options.sampler)
     rendered = read_frames(scenes) if scenes is not None else None
     optimise(parts, MixedSampler(sampler, rendered, options), folder, options.loop, options.loss, "sft")
