@@ -18,6 +18,7 @@ from grape_episodes.catalogue import Catalogue, Entry
 from grape_policy.nodes.collection import Rollout, find_completed, plan
 from tqdm import tqdm
 
+from grape_training.cells import IN_DOMAIN
 from grape_training.evaluation import DEFAULT_MAX_STEPS
 from grape_training.policies import PolicySpec, VlaActor, load_vla
 from grape_training.pool import run_parallel, termination_deferred
@@ -31,18 +32,22 @@ CATALOGUE = "catalogue.sqlite"
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """Which rollouts to collect: ``rollouts`` per initial state, sampled at ``temperature``."""
+    """Which rollouts to collect: ``rollouts`` per initial state of ``suite``, sampled at ``temperature``."""
 
     states: tuple[str, ...]
     rollouts: int = 5
     temperature: float = 0.7
     seed: int = 0
     max_steps: int = DEFAULT_MAX_STEPS
+    suite: str = IN_DOMAIN
 
     @property
     def cells(self) -> list[Rollout]:
         """All rollouts, those of one state after another, with the seeds that the episode manager uses."""
-        tasks = [state.split("/")[0] for state in self.states]
+        from grape_sim.suite import load_suite
+
+        suite = load_suite(self.suite)
+        tasks = [suite.sample(state).task.name for state in self.states]
         return plan(tasks, self.states, self.rollouts, self.seed)
 
 
@@ -76,7 +81,9 @@ def collect_in_simulation(
     done = completed(root, wanted, version)
     cells = [cell for cell in wanted.cells if cell not in done]
     spec = PolicySpec(source, wanted.temperature)
-    function = partial(record_rollout, spec=spec, root=root, max_steps=wanted.max_steps)
+    function = partial(
+        record_rollout, spec=spec, root=root, max_steps=wanted.max_steps, suite=wanted.suite
+    )
     total, successes = len(wanted.cells), sum(entry.success for entry in done.values())
     bar = tqdm(total=total, initial=len(done), desc="rollouts", unit="ep", disable=not progress)
     with bar, closing(run_parallel(function, cells, workers)) as results:
@@ -89,18 +96,20 @@ def collect_in_simulation(
 
 
 @lru_cache(maxsize=1)
-def _environment() -> SimEnvironment:
+def _environment(suite: str) -> SimEnvironment:
     from grape_sim.environment import SimEnvironment
 
-    return SimEnvironment(depth=True)
+    return SimEnvironment(suite=suite, depth=True)
 
 
-def record_rollout(cell: Rollout, *, spec: PolicySpec, root: Path, max_steps: int) -> bool:
+def record_rollout(
+    cell: Rollout, *, spec: PolicySpec, root: Path, max_steps: int, suite: str = IN_DOMAIN
+) -> bool:
     """Run and write one episode; return whether it succeeded."""
     from grape_episodes.writer import write_episode
     from grape_policy.arm.safety import ActionRefused
 
-    policy, environment = load_vla(spec.source), _environment()
+    policy, environment = load_vla(spec.source), _environment(suite)
     observations = [environment.reset(cell.initial_state_id)]
     actor = VlaActor(policy, environment.instruction, spec.temperature, cell.seed)
     manifest = _start(environment, policy.version, spec.temperature, cell.seed)

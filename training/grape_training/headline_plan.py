@@ -1,0 +1,253 @@
+"""What a study of preference optimisation consists of, as data: rollouts, data sets, arms, suites, claims.
+
+``headline.yaml`` is the study behind docs/results, ``headline_quick.yaml`` its smallest form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grape_training.cells import IN_DOMAIN
+from grape_training.errors import BadInputError
+from grape_training.suites import load_suite
+from grape_training.tpo_options import TpoOptions
+
+SHIPPED = {"full": "headline.yaml", "quick": "headline_quick.yaml"}
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # they become names of files
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Collection(_Part):
+    """Sampled rollouts of an arm's first seed: ``rollouts`` from each of ``states`` states per cell."""
+
+    policy: str
+    suite: str = IN_DOMAIN
+    cells: tuple[str, ...] = ()  # none: all
+    split: str = "collect"
+    first_state: Natural = 0
+    states: Positive
+    rollouts: Annotated[int, Field(ge=2)] = 5
+    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    seed: Natural = 0
+
+    def state_ids(self) -> list[str]:
+        """Return the initial states, index by index."""
+        suite = load_suite(self.suite)
+        return suite.state_ids(self.split, self.states, self.first_state, list(self.cells) or None)
+
+
+class DataSet(_Part):
+    """Scored and paired rollouts of one or more collections; see ``grape score``.
+
+    The judge sees perceived keypoints only: a study that reads the simulator's verdict proves nothing.
+    """
+
+    collections: Names
+    objective: str = "task"
+    preset: str = "balanced"
+    judge: Literal["keypoints"] = "keypoints"
+    top: Positive = 1
+    margin: Annotated[float, Field(ge=0.0)] = 0.0
+
+
+class Arm(_Part):
+    """A way of training. ``start``: the arm whose policy is improved (none: the checkpoint).
+
+    Without ``data`` the policy is taken as it is. Each seed is one training run; it starts from the same seed
+    of ``start`` where that has it, else from its first.
+    """
+
+    title: str
+    start: str = ""
+    data: str = ""
+    seeds: Annotated[tuple[Natural, ...], Field(min_length=1)] = (0,)
+    tpo: TpoOptions = TpoOptions()
+
+    def options(self, seed: int) -> TpoOptions:
+        """Return the trainer's options for one seed."""
+        return replace(self.tpo, seed=seed)
+
+
+class SuiteEvaluation(_Part):
+    """One suite: ``states`` initial states per cell for ``arms`` (none: all), all seeds or the first."""
+
+    suite: str
+    states: Positive
+    arms: tuple[str, ...] = ()
+    seeds: Literal["all", "first"] = "all"
+
+
+class EvaluationPlan(_Part):
+    """Paired evaluation from unseen initial states; ``suites`` in the order in which they are run."""
+
+    split: str = "eval"
+    first_state: Natural = 0
+    temperature: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    seed: Natural = 0
+    suites: Annotated[tuple[SuiteEvaluation, ...], Field(min_length=1)]
+
+    def state_ids(self, suite: str) -> list[str]:
+        """Return the initial states of ``suite``, index by index."""
+        states = next(each.states for each in self.suites if each.suite == suite)
+        return load_suite(suite).state_ids(self.split, states, self.first_state)
+
+
+class Claim(_Part):
+    """Where a change is looked for: an arm against the reference on suites."""
+
+    arm: str
+    suites: Names
+
+
+class Claims(_Part):
+    """Which cells the headline figures are made of."""
+
+    reference: str
+    candidate: str
+    baselines: Names
+    in_domain: Names
+    unseen: tuple[str, ...] = ()
+    collisions: Claim | None = None
+    steps: Claim | None = None
+    iterations: tuple[str, ...] = ()
+
+
+class Study(_Part):
+    """A whole study; arms, data sets and collections refer to each other by name."""
+
+    name: Name
+    checkpoint: Path
+    collections: dict[Name, Collection]
+    data: dict[Name, DataSet]
+    arms: dict[Name, Arm]
+    evaluation: EvaluationPlan
+    claims: Claims
+
+    @cached_property
+    def cells(self) -> list[tuple[str, str, int]]:
+        """All (suite, arm, seed) that are evaluated, in order."""
+        return [
+            (each.suite, name, seed)
+            for each in self.evaluation.suites
+            for name in each.arms or self.arms
+            for seed in (self.arms[name].seeds if each.seeds == "all" else self.arms[name].seeds[:1])
+        ]
+
+    def seed_of(self, arm: str, seed: int | None = None) -> int:
+        """Return ``seed`` if ``arm`` has it, else its first."""
+        seeds = self.arms[arm].seeds
+        return seed if seed in seeds else seeds[0]
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        self._check_names()
+        self._check_claims()
+        for name in self.arms:
+            self._check_start(name, ())
+        self._check_states()
+        return self
+
+    def _check_names(self) -> None:
+        for name, data in self.data.items():
+            _known(f"data.{name}.collections", data.collections, self.collections)
+        for name, each in self.collections.items():
+            _known(f"collections.{name}.policy", [each.policy], self.arms)
+        for name, arm in self.arms.items():
+            _known(f"arms.{name}.start", [arm.start] if arm.start else [], self.arms)
+            _known(f"arms.{name}.data", [arm.data] if arm.data else [], self.data)
+        names = [each.suite for each in self.evaluation.suites]
+        if len(set(names)) < len(names):
+            raise ValueError("evaluation.suites: a suite is there twice")
+        for each in self.evaluation.suites:
+            _known(f"evaluation.suites.{each.suite}.arms", each.arms, self.arms)
+
+    def _check_claims(self) -> None:
+        """Every claim needs its arm and the reference on its suites."""
+        claims, cells = self.claims, {(suite, arm) for suite, arm, _ in self.cells}
+        wanted = [
+            (suite, arm) for suite in claims.in_domain for arm in (*claims.baselines, *claims.iterations)
+        ]
+        wanted += [(suite, claims.candidate) for suite in (*claims.in_domain, *claims.unseen)]
+        wanted += [(s, c.arm) for c in (claims.collisions, claims.steps) if c is not None for s in c.suites]
+        for suite, arm in wanted:
+            if not {(suite, arm), (suite, claims.reference)} <= cells:
+                raise ValueError(
+                    f"claims: {arm} and {claims.reference} are not both evaluated on {suite}; "
+                    "add them to evaluation.suites"
+                )
+
+    def _check_start(self, name: str, seen: tuple[str, ...]) -> None:
+        """Refuse an arm that needs itself, by its start or by who collected its data."""
+        if name in seen:
+            raise ValueError(f"arms: {' needs '.join((*seen, name))}; an arm cannot start from itself")
+        arm = self.arms[name]
+        if arm.start and not arm.data:
+            raise ValueError(f"arms.{name}: start without data; give the data it is trained on")
+        collected = self.data[arm.data].collections if arm.data else ()
+        for other in {arm.start, *(self.collections[each].policy for each in collected)} - {""}:
+            self._check_start(other, (*seen, name))
+
+    def _check_states(self) -> None:
+        """Refuse initial states that are both collected from and evaluated on."""
+        evaluated = {
+            state for each in self.evaluation.suites for state in self.evaluation.state_ids(each.suite)
+        }
+        for name, collection in self.collections.items():
+            shared = sorted(evaluated.intersection(collection.state_ids()))
+            if shared:
+                raise ValueError(
+                    f"collections.{name}: {len(shared)} initial states are evaluated too, the first is "
+                    f"{shared[0]}; collect from another split or from other numbers"
+                )
+
+
+def _known(where: str, names: Any, known: Any) -> None:
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"{where}: unknown name {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def shipped_study(name: str) -> Path:
+    """Return the file of a shipped study: ``full`` or ``quick``."""
+    return Path(__file__).with_name(SHIPPED[name])
+
+
+def load_study(path: Path) -> Study:
+    """Read and check a study.
+
+    Raises:
+        BadInputError: the file is missing, is not YAML, or asks for what cannot be.
+    """
+    try:
+        return parse_study(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise BadInputError(
+            f"{path} cannot be read ({error.strerror})", "Give a study's YAML file"
+        ) from error
+
+
+def parse_study(text: str, where: str) -> Study:
+    """Check a study's YAML; ``where`` is what messages call it.
+
+    Raises:
+        BadInputError: it is not YAML, or asks for what cannot be.
+    """
+    try:
+        return Study.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise BadInputError(f"{where} is not YAML ({error})", "Mend it") from error
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))} {e['msg']}".strip() for e in error.errors()]
+        raise BadInputError(f"{where}: {'; '.join(problems)}", "Mend the study's file") from error

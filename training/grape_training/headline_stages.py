@@ -1,0 +1,70 @@
+"""The stages of a study and their order: what matters first, each after what it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grape_training.headline_plan import Study
+
+COLLECT, SCORE, TRAIN, EVALUATE = "collect", "score", "train", "evaluate"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage. ``name``: of the collection, data set or arm; ``seed`` and ``suite`` where they apply."""
+
+    kind: str
+    name: str
+    needs: tuple[str, ...] = ()
+    seed: int = 0
+    suite: str = ""
+
+    @property
+    def id(self) -> str:
+        """Its name among all stages, e.g. ``evaluate/in_domain/grape_1-0``."""
+        seed = f"-{self.seed}" if self.kind in (TRAIN, EVALUATE) else ""
+        return "/".join(part for part in (self.kind, self.suite, f"{self.name}{seed}") if part)
+
+
+def list_stages(study: Study) -> list[Stage]:
+    """Return all stages: suite by suite and arm by arm, what a stage needs right before it."""
+    order: dict[str, Stage] = {}
+    for suite, arm, seed in study.cells:
+        _add(order, study, _evaluate(study, suite, arm, seed))
+    return list(order.values())
+
+
+def _add(order: dict[str, Stage], study: Study, stage: Stage) -> None:
+    if stage.id in order:
+        return
+    for need in stage.needs:
+        _add(order, study, _from_id(study, need))
+    order[stage.id] = stage
+
+
+def _from_id(study: Study, stage_id: str) -> Stage:
+    """Return the stage that another one needs."""
+    kind, name = stage_id.split("/")
+    if kind == COLLECT:
+        return Stage(COLLECT, name, policy_need(study, study.collections[name].policy))
+    if kind == SCORE:
+        return Stage(SCORE, name, tuple(f"{COLLECT}/{each}" for each in study.data[name].collections))
+    arm, _, seed = name.rpartition("-")
+    return _train(study, arm, int(seed))
+
+
+def _train(study: Study, arm: str, seed: int) -> Stage:
+    about = study.arms[arm]
+    start = policy_need(study, about.start, seed) if about.start else ()
+    return Stage(TRAIN, arm, (*start, f"{SCORE}/{about.data}"), seed)
+
+
+def _evaluate(study: Study, suite: str, arm: str, seed: int) -> Stage:
+    return Stage(EVALUATE, arm, policy_need(study, arm, seed), seed, suite)
+
+
+def policy_need(study: Study, arm: str, seed: int | None = None) -> tuple[str, ...]:
+    """Return the training stage that makes the policy of ``arm``; nothing for one that is not trained."""
+    if not study.arms[arm].data:
+        return ()
+    return (f"{TRAIN}/{arm}-{study.seed_of(arm, seed)}",)

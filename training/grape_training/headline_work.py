@@ -1,0 +1,243 @@
+"""What each stage of a study does, what its result depends on, and whether that result is still there."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grape_training.evaluation import evaluate
+from grape_training.files import hash_file, hash_folder, hash_json
+from grape_training.headline_plan import Collection, Study
+from grape_training.headline_rows import row_of
+from grape_training.headline_stages import COLLECT, SCORE, TRAIN, Stage, policy_need
+from grape_training.policies import PolicySpec, load_vla
+from grape_training.stages import keep_if_same_inputs
+from grape_training.suites import load_suite
+
+if TYPE_CHECKING:
+    from grape_preference.folder import FolderScores
+
+    from grape_training.collect import RolloutPlan
+
+Results = Mapping[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The stages' work below ``folder``; plain data, so that it can be sent to other processes."""
+
+    study: Study
+    folder: Path
+    workers: int = 2
+    progress: bool = True
+
+    def inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
+        """Return all that the result of ``stage`` depends on; those it needs must be in ``results``."""
+        if stage.kind == COLLECT:
+            return self._collect_inputs(stage, results)
+        if stage.kind == SCORE:
+            return self._score_inputs(stage, results)
+        if stage.kind == TRAIN:
+            return self._train_inputs(stage, results)
+        return self._evaluate_inputs(stage, results)
+
+    def run(self, stage: Stage, results: Results) -> dict[str, Any]:
+        """Do the work, or what is left of it, and return its result."""
+        if stage.kind == COLLECT:
+            return self._collect(stage, results)
+        if stage.kind == SCORE:
+            return self._score(stage, results)
+        if stage.kind == TRAIN:
+            return self._train(stage, results)
+        return self._evaluate(stage, results)
+
+    def intact(self, stage: Stage, result: dict[str, Any]) -> bool:
+        """Return whether the files that later stages read are still those that ``result`` is about."""
+        if stage.kind == COLLECT:
+            root = self._collection_folder(stage.name)
+            return all((root / name).is_dir() for name in result["episode_ids"])
+        files = {self._data_folder(stage.name) / name: sha for name, sha in result.get("files", {}).items()}
+        if stage.kind == TRAIN:
+            adapter = self._run_folder(stage) / "adapter"
+            return adapter.is_dir() and hash_folder(adapter) == result["adapter"]
+        return all(path.is_file() and hash_file(path) == sha for path, sha in files.items())
+
+    def policy(self, arm: str, results: Results, seed: int | None = None) -> tuple[str, str]:
+        """Return folder and version of the policy of ``arm``."""
+        need = policy_need(self.study, arm, seed)
+        if not need:
+            source = str(self.study.checkpoint)
+            return source, load_vla(source).version
+        kind, name = need[0].split("/")
+        return str(self.folder / kind / name / "adapter"), results[need[0]]["version"]
+
+    def _collect_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
+        collection = self.study.collections[stage.name]
+        suite, (_, version) = load_suite(collection.suite), self.policy(collection.policy, results)
+        about = collection.model_dump(exclude={"policy"})
+        return {"policy": version, "suite": suite.content_hash, "max_steps": suite.max_steps, **about}
+
+    def _collect(self, stage: Stage, results: Results) -> dict[str, Any]:
+        from grape_training.collect import collect_in_simulation, completed
+
+        collection, root = self.study.collections[stage.name], self._collection_folder(stage.name)
+        source, version = self.policy(collection.policy, results)
+        wanted = rollout_plan(collection)
+        found = collect_in_simulation(source, wanted, root, workers=self.workers, progress=self.progress)
+        entries = completed(root, wanted, version).values()
+        episodes = {entry.episode_id: entry for entry in entries}
+        about = sorted((e.episode_id, e.initial_state_id, e.seed, e.success, e.steps) for e in entries)
+        return {
+            "episodes": len(episodes),
+            "successes": found.successes,
+            "stopped": sum(entry.outcome == "stopped" for entry in entries),
+            "mean_steps": sum(entry.steps for entry in entries) / len(episodes),
+            "episode_ids": sorted(episodes),
+            "data_hash": hash_json(about),
+            "units": len(episodes),
+        }
+
+    def _score_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
+        import grape_preference
+        from grape_preference.objectives import OBJECTIVES
+
+        data = self.study.data[stage.name]
+        plans = hash_folder(Path(grape_preference.__file__).with_name("stages"))
+        collected = {name: results[f"{COLLECT}/{name}"]["data_hash"] for name in data.collections}
+        objective = OBJECTIVES.get(data.objective)
+        return {"collected": collected, "plans": plans, "objective": str(objective), **data.model_dump()}
+
+    def _score(self, stage: Stage, results: Results) -> dict[str, Any]:
+        from grape_preference.folder import score_folder
+        from grape_preference.plans import ScoringOptions
+
+        data, folder = self.study.data[stage.name], self._data_folder(stage.name)
+        episodes = folder / "episodes"
+        shutil.rmtree(episodes, ignore_errors=True)  # links only
+        episodes.mkdir(parents=True)
+        for name in data.collections:
+            for episode in results[f"{COLLECT}/{name}"]["episode_ids"]:
+                (episodes / episode).symlink_to(self._collection_folder(name).resolve() / episode)
+        found = score_folder(
+            episodes,
+            folder,
+            self.workers,
+            preset=data.preset,
+            top=data.top,
+            margin=data.margin,
+            options=ScoringOptions(data.objective, data.judge),
+            progress=self.progress,
+        )
+        files = {path.name: hash_file(path) for path in (found.scores_path, found.pairs_path)}
+        return {**score_statistics(found), "files": files, "units": len(found.scores)}
+
+    def _train_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
+        arm = self.study.arms[stage.name]
+        return {
+            "policy": self._start(stage, results)[1],
+            "data": results[f"{SCORE}/{arm.data}"]["files"],
+            "options": asdict(arm.options(stage.seed)),
+        }
+
+    def _train(self, stage: Stage, results: Results) -> dict[str, Any]:
+        from grape_training.pipeline import run_tpo
+
+        arm, output = self.study.arms[stage.name], self._run_folder(stage)
+        keep_if_same_inputs(output, hash_json(self._train_inputs(stage, results)))
+        data = self._data_folder(arm.data)
+        result = run_tpo(
+            Path(self._start(stage, results)[0]),
+            data / "pairs.parquet",
+            data / "episodes",
+            output,
+            arm.options(stage.seed),
+            progress=self.progress,
+        )
+        adapter = output / "adapter"
+        load_vla.cache_clear()  # an adapter of this place may have been another one before
+        about = {key: value for key, value in asdict(result).items() if key != "adapter"}
+        version = load_vla(str(adapter)).version
+        return {**about, "version": version, "adapter": hash_folder(adapter), "units": result.pairs}
+
+    def _evaluate_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
+        plan, suite = self.study.evaluation, load_suite(stage.suite)
+        return {
+            "policy": self.policy(stage.name, results, stage.seed)[1],
+            "suite": suite.content_hash,
+            "states": hash_json(plan.state_ids(stage.suite)),
+            "max_steps": suite.max_steps,
+            "temperature": plan.temperature,
+            "seed": plan.seed,
+        }
+
+    def _evaluate(self, stage: Stage, results: Results) -> dict[str, Any]:
+        plan = self.study.evaluation
+        source, version = self.policy(stage.name, results, stage.seed)
+        found = evaluate(
+            {version: PolicySpec(source, plan.temperature)},  # by version: equal policies run once
+            plan.state_ids(stage.suite),
+            self.folder / "evaluation" / stage.suite,
+            suite=stage.suite,
+            workers=self.workers,
+            max_steps=load_suite(stage.suite).max_steps,
+            seed=plan.seed,
+            progress=self.progress,
+        )[version]
+        return {"version": version, "rows": [row_of(cell) for cell in found], "units": len(found)}
+
+    def _start(self, stage: Stage, results: Results) -> tuple[str, str]:
+        """Return folder and version of the policy that a training run starts from."""
+        start = self.study.arms[stage.name].start
+        if start:
+            return self.policy(start, results, stage.seed)
+        source = str(self.study.checkpoint)
+        return source, load_vla(source).version
+
+    def _collection_folder(self, name: str) -> Path:
+        return self.folder / "collections" / name
+
+    def _data_folder(self, name: str) -> Path:
+        return self.folder / "data" / name
+
+    def _run_folder(self, stage: Stage) -> Path:
+        return self.folder / stage.id
+
+
+def rollout_plan(collection: Collection) -> RolloutPlan:
+    """Return the rollouts of a collection; an episode may last as long as its suite says."""
+    from grape_training.collect import RolloutPlan
+
+    return RolloutPlan(
+        tuple(collection.state_ids()),
+        collection.rollouts,
+        collection.temperature,
+        collection.seed,
+        load_suite(collection.suite).max_steps,
+        collection.suite,
+    )
+
+
+def score_statistics(found: FolderScores) -> dict[str, Any]:
+    """Return how many rollouts were judged how, and what the pairs are made of.
+
+    ``decisive_pairs`` have a success over a failure by the judge, ``truly_decisive_pairs`` by the simulator;
+    ``judge_right``: of the judged rollouts, how often both say the same. What the simulator says is looked
+    at here only, not by scores, pairs or training.
+    """
+    judged = [score for score in found.scores if score.verdict == "ok"]
+    truth = {score.episode_id: score.outcome == "success" for score in found.scores}
+    right_order = [truth[pair.chosen] and not truth[pair.rejected] for pair in found.pairs]
+    return {
+        "verdicts": dict(Counter(score.verdict for score in found.scores)),
+        "judged_successes": sum(score.i_success == 1.0 for score in judged),
+        "judge_right": sum((score.i_success == 1.0) == truth[score.episode_id] for score in judged),
+        "judged": len(judged),
+        "pairs": len(found.pairs),
+        "states_with_pairs": len({pair.initial_state_id for pair in found.pairs}),
+        "decisive_pairs": sum(pair.chosen_success and not pair.rejected_success for pair in found.pairs),
+        "truly_decisive_pairs": sum(right_order),
+    }
