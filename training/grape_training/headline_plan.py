@@ -167,7 +167,7 @@ class Study(_Part):
         for name, arm in self.arms.items():
             _known(f"arms.{name}.start", [arm.start] if arm.start else [], self.arms)
             _known(f"arms.{name}.data", [arm.data] if arm.data else [], self.data)
-        names = [each.suite for each in self.evaluation.suites]
+        names = [suite_name(each.suite) for each in self.evaluation.suites]
         if len(set(names)) < len(names):
             raise ValueError("evaluation.suites: a suite is there twice")
         for each in self.evaluation.suites:
@@ -211,6 +211,11 @@ class Study(_Part):
                     f"collections.{name}: {len(shared)} initial states are evaluated too, the first is "
                     f"{shared[0]}; collect from another split or from other numbers"
                 )
+
+
+def suite_name(suite: str) -> str:
+    """Return what a suite, by name or file, is called in names of stages and files."""
+    return Path(suite).stem
 
 
 def _known(where: str, names: Any, known: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grape_training.headline_plan import Study
+from grape_training.headline_plan import Study, suite_name
 
 COLLECT, SCORE, TRAIN, EVALUATE = "collect", "score", "train", "evaluate"
 
@@ -23,7 +23,7 @@ class Stage:
     def id(self) -> str:
         """Its name among all stages, e.g. ``evaluate/in_domain/grape_1-0``."""
         seed = f"-{self.seed}" if self.kind in (TRAIN, EVALUATE) else ""
-        return "/".join(part for part in (self.kind, self.suite, f"{self.name}{seed}") if part)
+        return "/".join(part for part in (self.kind, suite_name(self.suite), f"{self.name}{seed}") if part)
 
 
 def list_stages(study: Study) -> list[Stage]:

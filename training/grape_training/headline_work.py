@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grape_training.evaluation import evaluate
 from grape_training.files import hash_file, hash_folder, hash_json
-from grape_training.headline_plan import Collection, Study
+from grape_training.headline_plan import Collection, Study, suite_name
 from grape_training.headline_rows import row_of
 from grape_training.headline_stages import COLLECT, SCORE, TRAIN, Stage, policy_need
 from grape_training.policies import PolicySpec, load_vla
@@ -180,7 +180,7 @@ class Work:
         found = evaluate(
             {version: PolicySpec(source, plan.temperature)},  # by version: equal policies run once
             plan.state_ids(stage.suite),
-            self.folder / "evaluation" / stage.suite,
+            self.folder / "evaluation" / suite_name(stage.suite),
             suite=stage.suite,
             workers=self.workers,
             max_steps=load_suite(stage.suite).max_steps,
