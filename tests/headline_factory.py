@@ -29,7 +29,14 @@ name: tiny
 checkpoint: FOLDER/tiny
 collections:
   first: {policy: sft, suite: FOLDER/short.yaml, states: 1, rollouts: 2, temperature: 1.0}
-  second: {policy: grape_1, suite: FOLDER/short.yaml, cells: [carrot_on_plate], first_state: 5, states: 1, rollouts: 2, temperature: 1.0}
+  second:
+    policy: grape_1
+    suite: FOLDER/short.yaml
+    cells: [carrot_on_plate]
+    first_state: 5
+    states: 1
+    rollouts: 2
+    temperature: 1.0
 data:
   task: {collections: [first]}
   both: {collections: [first, second], objective: safety, preset: "1,1,1"}

@@ -81,9 +81,7 @@ def collect_in_simulation(
     done = completed(root, wanted, version)
     cells = [cell for cell in wanted.cells if cell not in done]
     spec = PolicySpec(source, wanted.temperature)
-    function = partial(
-        record_rollout, spec=spec, root=root, max_steps=wanted.max_steps, suite=wanted.suite
-    )
+    function = partial(record_rollout, spec=spec, root=root, max_steps=wanted.max_steps, suite=wanted.suite)
     total, successes = len(wanted.cells), sum(entry.success for entry in done.values())
     bar = tqdm(total=total, initial=len(done), desc="rollouts", unit="ep", disable=not progress)
     with bar, closing(run_parallel(function, cells, workers)) as results:

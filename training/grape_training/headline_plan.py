@@ -193,8 +193,8 @@ class Study(_Part):
         if name in seen:
             raise ValueError(f"arms: {' needs '.join((*seen, name))}; an arm cannot start from itself")
         arm = self.arms[name]
-        if arm.start and not arm.data:
-            raise ValueError(f"arms.{name}: start without data; give the data it is trained on")
+        if not arm.data and (arm.start or len(arm.seeds) > 1 or arm.tpo != TpoOptions()):
+            raise ValueError(f"arms.{name}: nothing is trained without data; give its data, or only a title")
         collected = self.data[arm.data].collections if arm.data else ()
         for other in {arm.start, *(self.collections[each].policy for each in collected)} - {""}:
             self._check_start(other, (*seen, name))
