@@ -65,6 +65,10 @@ def test_velocity_acceleration_and_joints_stay_bounded(events: list, pauses: lis
 stream = st.lists(
     st.one_of(
         st.tuples(st.just("act"), st.lists(st.floats(-0.2, 0.2), min_size=7, max_size=7)),
+        st.tuples(
+            st.just("chunk"),
+            st.lists(st.floats(-0.1, 0.1), min_size=7, max_size=42).map(lambda v: v[: len(v) // 7 * 7]),
+        ),
         st.tuples(st.just("burst"), st.lists(st.floats(-0.05, 0.05), min_size=7, max_size=7)),
         st.tuples(st.just("nonsense"), st.just([math.nan] * 7)),
         st.tuples(st.sampled_from(["ticks", "pause", "disarm", "arm", "press", "clear", "end"]), st.none()),
@@ -93,7 +97,9 @@ class Track:
 
     def happen(self, what: str, action: list[float] | None) -> None:
         for _ in range(5 if what == "burst" else 1):
-            if action is not None:
+            if what == "chunk":
+                self.loop.act_chunk(action, 0.04, None, 0.1, self.now)
+            elif action is not None:
                 self.loop.act(action, 0.1, self.now)
         if what == "disarm":
             self.loop.disarm()

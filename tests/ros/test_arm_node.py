@@ -130,7 +130,7 @@ def test_silence_after_the_first_action_stops(arm: Any) -> None:
     sent = time.monotonic()
     status = state_becomes(arm, grape_msgs.SafetyState.STOPPED)
     assert status.reason == grape_msgs.SafetyState.REASON_STALE_COMMAND
-    assert 0.35 < time.monotonic() - sent < 2.0
+    assert 0.28 < time.monotonic() - sent < 2.0
 
 
 def test_the_end_of_an_episode_is_not_silence(arm: Any) -> None:

@@ -155,7 +155,7 @@ def test_missing_actions_stop(holds_rates: Any, running: Any) -> None:
         cell.acting = False
         return "action"
 
-    stops(holds_rates, running, SafetyState.REASON_STALE_COMMAND, 0.4 + 0.1, silence)
+    stops(holds_rates, running, SafetyState.REASON_STALE_COMMAND, ACTION + 0.1, silence)
 
 
 def test_missing_images_stop(holds_rates: Any, running: Any) -> None:

@@ -73,9 +73,10 @@ def test_a_killed_policy_stops_the_arm(graph: RunningStack, module_probe: Any, h
         seconds, message = episode.seconds_to_stop(time.monotonic())
         result = episode.result()
         print(f"{seconds:.3f} s from SIGKILL to: {message.message}")
-        assert message.reason == SafetyState.REASON_HEARTBEAT_LOST
+        # Whichever is first: it depends on how long ago the last action was.
+        assert message.reason in (SafetyState.REASON_HEARTBEAT_LOST, SafetyState.REASON_STALE_COMMAND)
         assert result.outcome == "stopped"
-        assert "heartbeat of the policy" in result.reason
+        assert "heartbeat of the policy" in result.reason or "overdue" in result.reason
         return seconds <= BOND + STOP + TRANSPORT
 
     holds_rates(in_time)

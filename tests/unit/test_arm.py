@@ -303,7 +303,7 @@ class SilentDriver(MockDriver):
 @pytest.fixture
 def loop_and_driver() -> tuple[ArmLoop, SilentDriver]:
     driver = SilentDriver(ROBOT)
-    loop = ArmLoop(ROBOT, driver, timeouts=Timeouts(command=1.0, joint_states=0.25, observation=1.0))
+    loop = ArmLoop(ROBOT, driver, timeouts=Timeouts(overdue=0.8, joint_states=0.25, observation=1.0))
     assert loop.arm(0.0)[0]
     loop.tick(0.0)
     return loop, driver

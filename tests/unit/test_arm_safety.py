@@ -12,9 +12,9 @@ from grape_policy.arm.clearance import ArmClearance
 from grape_policy.arm.controller import CartesianController
 from grape_policy.arm.description import Box, DescriptionError, RobotDescription, load_boxes, load_description
 from grape_policy.arm.drivers import JointMeasurement, MockDriver
-from grape_policy.arm.loop import ArmLoop, Timeouts
+from grape_policy.arm.loop import ArmLoop
 from grape_policy.arm.safety import Reason, State
-from grape_policy.arm.watchdogs import Heartbeats, ImageWatch
+from grape_policy.arm.watchdogs import LAG_SECONDS, Heartbeats, ImageWatch
 
 ROBOT = load_description()
 TICK = 0.01
@@ -216,8 +216,7 @@ def test_the_same_image_of_an_arm_at_rest_is_no_fault() -> None:
 def test_silence_of_the_camera_stops_within_two_tenths_of_the_missing_image() -> None:
     bench = Bench(watch_images=True)
     bench.loop.see(1, 1, 0.0)
-    bench.loop.act(STAY, 0.1, 0.0)
-    seconds = bench.stopped_after(1.0)
+    seconds = bench.stopped_after(1.0, lambda now: bench.loop.act(STAY, 0.1, now))
     assert bench.loop.status.reason == Reason.IMAGE_STALE
     assert seconds <= 0.1 + 0.2 + 2 * TICK
 
@@ -225,12 +224,51 @@ def test_silence_of_the_camera_stops_within_two_tenths_of_the_missing_image() ->
 def test_motion_ends_by_itself_long_before_silence_is_a_fault() -> None:
     bench = Bench()
     bench.loop.act(FORWARD, 0.1, 0.0)
-    bench.run(0.3)
+    bench.run(0.2)
     assert bench.loop.status.state == State.ARMED
-    last = np.diff(bench.driver.track[-5:], axis=0)
+    last = np.diff(bench.driver.track[-3:], axis=0)
     assert np.abs(last).max() < 1e-3  # an action never moves the arm for longer than its own time
-    bench.stopped_after(Timeouts().command)
+    assert bench.stopped_after(0.2) <= 0.1  # from when the next action was due
     assert bench.loop.status.reason == Reason.STALE_COMMAND
+
+
+def test_a_chunk_is_stale_when_its_last_action_is_over() -> None:
+    bench = Bench()
+    bench.loop.act_chunk([STAY] * 5, 0.1, None, 0.1, 0.0)
+    bench.run(0.5)
+    assert bench.loop.status.state == State.ARMED
+    assert bench.stopped_after(0.2) <= 0.1 + 2 * TICK
+    assert bench.loop.status.reason == Reason.STALE_COMMAND
+
+
+def test_no_action_is_due_after_the_policy_was_stopped() -> None:
+    bench = Bench()
+    bench.loop.act(FORWARD, 0.1, 0.0)
+    bench.run(0.1)
+    bench.loop.episode_ended()
+    bench.run(1.0)
+    assert bench.loop.status.state == State.ARMED
+
+
+@pytest.mark.parametrize(
+    "offset", [[0.3, 0.0, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.6]], ids=["waist", "wrist"]
+)
+def test_an_arm_that_does_not_follow_is_stopped(offset: list[float]) -> None:
+    bench = Bench()
+    bench.run(1.0)
+    bench.driver.offset = np.array(offset)
+    seconds = bench.stopped_after(1.0)
+    assert bench.loop.status.reason == Reason.FOLLOWING_ERROR
+    assert seconds <= LAG_SECONDS + 2 * TICK
+
+
+def test_a_short_lag_is_no_fault() -> None:
+    bench = Bench()
+    bench.driver.offset = np.array([0.3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    bench.run(LAG_SECONDS - 2 * TICK)
+    bench.driver.offset = np.zeros(6)
+    bench.run(1.0)
+    assert bench.loop.status.state == State.ARMED
 
 
 # --- stops are smooth, arming is deliberate

@@ -84,13 +84,28 @@ def test_camera_thread_draws_the_newest_state_and_skips_older_requests() -> None
     camera.request(environment.positions(), 2)
     camera.request(environment.positions(), 3)
     inbox.gate.set()
+    inbox.wait(4)
+    camera.close()
+    environment.close()
+    assert [frame.stamp_ns for frame in inbox.frames] == [1, 1, 3, 3]
+    assert [frame.key for frame in inbox.frames] == ["color_image", "depth_image"] * 2
+    assert camera.skipped == 1
+    np.testing.assert_array_equal(inbox.frames[0].pixels, expected.image)
+    np.testing.assert_array_equal(inbox.frames[1].pixels, expected.depth)
+
+
+def test_a_larger_image_shows_the_same_view() -> None:
+    environment, inbox = SimEnvironment(depth=True), Inbox()
+    expected = environment.reset(STATE)
+    camera = CameraThread(shared_model(), inbox.put, scale=2)
+    camera.request(environment.positions(), 1)
     inbox.wait(2)
     camera.close()
     environment.close()
-    assert [frame.stamp_ns for frame in inbox.frames] == [1, 3]
-    assert camera.skipped == 1
-    np.testing.assert_array_equal(inbox.frames[0].colour, expected.image)
-    np.testing.assert_array_equal(inbox.frames[0].depth, expected.depth)
+    large, depth = (frame.pixels for frame in inbox.frames)
+    assert (large.shape, depth.shape) == ((480, 640, 3), (480, 640))
+    averaged = large.reshape(240, 2, 320, 2, 3).mean(axis=(1, 3))
+    assert np.abs(averaged - expected.image).mean() < 3.0
 
 
 def test_discarded_requests_are_not_delivered() -> None:
@@ -104,13 +119,13 @@ def test_discarded_requests_are_not_delivered() -> None:
     camera.discard()
     camera.request(environment.positions(), 3)
     inbox.gate.set()
-    inbox.wait(2)
+    inbox.wait(3)
     camera.close()
-    assert [frame.stamp_ns for frame in inbox.frames] == [1, 3]
+    assert [frame.stamp_ns for frame in inbox.frames] == [1, 3, 3]
 
 
 def test_a_missing_renderer_is_reported_where_the_camera_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(model: object) -> None:
+    def broken(model: object, scale: int) -> None:
         raise RuntimeError("Install EGL with: sudo apt-get install libegl1 libgl1-mesa-dri")
 
     monkeypatch.setattr(camera_thread, "CameraRenderer", broken)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -46,6 +46,21 @@ def document() -> dict[str, Any]:
 def topics() -> dict[str, Topic]:
     """Return all topics by their short key, e.g. ``color_image``."""
     return {key: Topic(**fields) for key, fields in document()["topics"].items()}
+
+
+def scaled_camera(scale: int) -> Camera:
+    """Return the fixed camera with ``scale`` times as many pixels each way, and the same view."""
+    plain = camera()
+    intrinsics = plain.intrinsics * scale
+    intrinsics[:2, 2] += (scale - 1) / 2  # pixel centres
+    intrinsics[2, 2] = 1.0
+    return replace(plain, width=scale * plain.width, height=scale * plain.height, intrinsics=intrinsics)
+
+
+@cache
+def step_topics() -> tuple[str, ...]:
+    """Return the names of the topics with one message a step: single actions, and those of chunks."""
+    return tuple(topics()[key].name for key in ("action", "action_started"))
 
 
 def service_name(key: str) -> str:

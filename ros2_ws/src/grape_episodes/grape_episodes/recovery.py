@@ -37,7 +37,7 @@ def recover(part: Path) -> Path:
     for topic, type_name, message in _whole_messages(damaged):
         bag.write(topic, type_name, message.data, message.log_time)
         count += 1
-        if topic == contract.topics()["action"].name:
+        if topic in contract.step_topics():
             steps += messages.deserialize(message.data, type_name).episode_id == manifest.episode_id
     if count == 0:
         bag.discard()

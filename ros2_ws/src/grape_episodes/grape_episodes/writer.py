@@ -46,14 +46,14 @@ class EpisodeWriter:
             # True until the episode ends. Not synced: on a busy disk that takes seconds, and images wait.
             save_manifest(self.part, _cut_off(manifest), durable=False)
             self._bag = BagWriter(self.part / f"{manifest.episode_id}_0.mcap")
-        self._action_topic = contract.topics()["action"].name
+        self._step_topics = contract.step_topics()
         self.steps = 0
 
     def write_raw(self, topic: str, type_name: str, data: bytes, stamp_ns: int) -> None:
         """Append one message as CDR bytes, received at ``stamp_ns``."""
         with self._disk():
             self._bag.write(topic, type_name, data, stamp_ns)
-        if topic == self._action_topic:
+        if topic in self._step_topics:
             self.steps += messages.deserialize(data, type_name).episode_id == self.manifest.episode_id
 
     def flush(self) -> None:

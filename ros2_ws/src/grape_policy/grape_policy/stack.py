@@ -94,6 +94,7 @@ ARGUMENTS = (
         "what the arm needs while it follows actions; a camera driver that is not ours sends no heartbeat: "
         "policy,images",
     ),
+    Argument("image_scale", 1, "size of the simulated camera's images, times 320x240"),
     Argument("checkpoint", DEFAULT_CHECKPOINT, "folder of the policy to load at the start", is_path=True),
     Argument("statistics_key", "", "action statistics of a checkpoint that holds several"),
     Argument("device", "cpu", "where the policy computes: cpu, cuda or cuda:<number>"),
@@ -114,7 +115,14 @@ COLLECT_ARGUMENTS = (
 
 NODES = (
     # Camera, arm, objects and judge in one: it owns the simulated time and state.
-    NodeDescription("sim", "grape_sim", "sim_node", "grape_sim.node", only_if=("driver", "sim")),
+    NodeDescription(
+        "sim",
+        "grape_sim",
+        "sim_node",
+        "grape_sim.node",
+        parameters={"image_scale": "{image_scale}"},
+        only_if=("driver", "sim"),
+    ),
     # Named so that its topics get the names the contract has for the images.
     NodeDescription(
         "camera",

@@ -1,9 +1,12 @@
-"""Rendering in a thread of its own, so that physics keeps its rate while an image is drawn."""
+"""Rendering in a thread of its own, so that physics keeps its rate while an image is drawn.
+
+The colour image is handed over before the depth image is drawn: the policy waits for it.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import mujoco
@@ -16,44 +19,47 @@ START_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Frame:
-    """Colour (H, W, 3) uint8 and depth (H, W) uint16 mm of the state at ``stamp_ns``."""
+    """Colour (H, W, 3) uint8 or depth (H, W) uint16 mm, of the state at ``stamp_ns``, for topic ``key``."""
 
-    colour: np.ndarray
-    depth: np.ndarray
+    key: str
+    pixels: np.ndarray
     stamp_ns: int
 
 
 class _View:
     """A renderer with data of its own; opened, used and closed in the camera's thread."""
 
-    def __init__(self, model: mujoco.MjModel) -> None:
+    def __init__(self, model: mujoco.MjModel, scale: int) -> None:
         self._model, self._data = model, mujoco.MjData(model)
-        self._renderer = CameraRenderer(model)
-        self.draw(self._data.qpos.copy(), 0)  # the first image compiles the shaders
+        self._renderer = CameraRenderer(model, scale)
+        for _ in self.draw(self._data.qpos.copy(), 0):  # the first image compiles the shaders
+            pass
 
-    def draw(self, positions: np.ndarray, stamp_ns: int) -> Frame:
+    def draw(self, positions: np.ndarray, stamp_ns: int) -> Iterator[Frame]:
+        """Yield the colour image, then the depth image."""
         self._data.qpos[:] = positions
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
-        return Frame(self._renderer.colour(self._data), self._renderer.depth(self._data), stamp_ns)
+        yield Frame("color_image", self._renderer.colour(self._data), stamp_ns)
+        yield Frame("depth_image", self._renderer.depth(self._data), stamp_ns)
 
     def close(self) -> None:
         self._renderer.close()
 
 
 class CameraThread:
-    """Renders the newest requested state and hands the frame to ``deliver`` (called in this thread).
+    """Renders the newest requested state and hands its frames to ``deliver`` (called in this thread).
 
     The OpenGL context lives in the thread that opened it, so opening, rendering and closing all happen here.
     """
 
-    def __init__(self, model: mujoco.MjModel, deliver: Callable[[Frame], None]) -> None:
-        """Start the thread and wait until it can render.
+    def __init__(self, model: mujoco.MjModel, deliver: Callable[[Frame], None], scale: int = 1) -> None:
+        """Start the thread and wait until it can render images ``scale`` times the contract's size.
 
         Raises:
             RuntimeError: there is no off-screen OpenGL; the message says what to install.
         """
-        self._model, self._deliver = model, deliver
+        self._model, self._deliver, self._scale = model, deliver, scale
         self._changed = threading.Condition()
         self._request: tuple[mujoco.MjModel, np.ndarray, int] | None = None
         self._generation, self._stopping, self._started = 0, False, False
@@ -101,15 +107,15 @@ class CameraThread:
     def _run(self) -> None:
         views: dict[mujoco.MjModel, _View] = {}
         try:
-            views[self._model] = _View(self._model)
+            views[self._model] = _View(self._model, self._scale)
             self._announce()
             while (request := self._next()) is not None:
                 model, positions, stamp_ns, generation = request
                 if model not in views:
-                    views[model] = _View(model)
-                frame = views[model].draw(positions, stamp_ns)
-                if generation == self._generation:
-                    self._deliver(frame)
+                    views[model] = _View(model, self._scale)
+                for frame in views[model].draw(positions, stamp_ns):
+                    if generation == self._generation:
+                        self._deliver(frame)
         except Exception as error:
             self._fail(error)
         finally:

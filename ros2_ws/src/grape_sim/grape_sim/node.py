@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ PARAMETERS = (
     Parameter("suite", "in_domain", "Suite of the initial states: a shipped name or a file."),
     Parameter("initial_state_id", "", "Initial state of the scene at start; empty: the suite's first."),
     Parameter("image_rate_hz", 10.0, "Camera images per second.", 1.0, 25.0, "Hz"),
+    Parameter("image_scale", 1, "Size of the images, times the contract's; the view is the same.", 1, 4),
 )
 
 
@@ -47,7 +49,10 @@ class SimNode(Node):
         suite = self._environment.suite
         self._reset(self._parameters.initial_state_id or suite.state_ids(suite.splits[0], 1)[0], None)
         self._open_topics()
-        self._camera = CameraThread(self._environment.model, self._publish_frame)
+        self._camera = CameraThread(
+            self._environment.model, self._publish_frame, self._parameters.image_scale
+        )
+        self._image_delays: deque[float] = deque(maxlen=200)  # s from the state to its published colour image
         self._ticks_per_image = max(1, round(1.0 / (self._parameters.image_rate_hz * TICK_SECONDS)))
         self._ticks, self._lost_ticks = 0, 0
         self._timer_report = LoopTimer(TICK_SECONDS)
@@ -71,7 +76,7 @@ class SimNode(Node):
         base.service(self, "reset_scene", self._on_reset)
         base.service(self, "judge_episode", self._on_judge)
         base.heartbeat(self, "camera")
-        self._info.publish(camera_info(self._now_ns()))
+        self._info.publish(camera_info(self._now_ns(), self._parameters.image_scale))
 
     def _on_timer(self) -> None:
         """Run the ticks that are due, then publish the newest state once."""
@@ -147,10 +152,13 @@ class SimNode(Node):
         )
 
     def _publish_frame(self, frame: Frame) -> None:
-        """Publish one image pair; called in the camera's thread."""
+        """Publish one image; called in the camera's thread."""
         name = str(contract.document()["frames"]["camera"])
-        self._colour.publish(to_image(frame.colour, "rgb8", frame.stamp_ns, name))
-        self._depth.publish(to_image(frame.depth, "16UC1", frame.stamp_ns, name))
+        if frame.key == "color_image":
+            self._colour.publish(to_image(frame.pixels, "rgb8", frame.stamp_ns, name))
+            self._image_delays.append((self._now_ns() - frame.stamp_ns) * 1e-9)
+        else:
+            self._depth.publish(to_image(frame.pixels, "16UC1", frame.stamp_ns, name))
 
     def _publish_diagnostics(self) -> None:
         report = self._timer_report.report()
@@ -160,6 +168,8 @@ class SimNode(Node):
             "work_p99_ms": f"{report.work_p99_ms:.3f}",
             "lost_seconds": f"{self._lost_ticks * TICK_SECONDS:.2f}",
             "skipped_images": str(self._camera.skipped),
+            "image_delay_p50_ms": f"{np.percentile([*self._image_delays] or [0.0], 50) * 1e3:.3f}",
+            "image_delay_p99_ms": f"{np.percentile([*self._image_delays] or [0.0], 99) * 1e3:.3f}",
         }
         entry = DiagnosticStatus(
             level=DiagnosticStatus.WARN if behind else DiagnosticStatus.OK,
@@ -175,9 +185,9 @@ class SimNode(Node):
         return int(self.get_clock().now().nanoseconds)
 
 
-def camera_info(stamp_ns: int) -> CameraInfo:
-    """Return the contract's camera as a ``CameraInfo`` (no distortion)."""
-    camera = contract.camera()
+def camera_info(stamp_ns: int, scale: int = 1) -> CameraInfo:
+    """Return the contract's camera, with ``scale`` times its pixels, as a ``CameraInfo`` (no distortion)."""
+    camera = contract.scaled_camera(scale)
     k = camera.intrinsics
     message = CameraInfo(width=camera.width, height=camera.height, distortion_model="plumb_bob", d=[0.0] * 5)
     message.k, message.r = k.ravel().tolist(), np.eye(3).ravel().tolist()

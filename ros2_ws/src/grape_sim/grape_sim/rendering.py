@@ -26,10 +26,18 @@ _MAX_DEPTH_MM = 65535
 
 
 class CameraRenderer:
-    """Renders the contract's camera of one model; close it when done."""
+    """Renders the contract's camera of one model; close it when done.
 
-    def __init__(self, model: mujoco.MjModel) -> None:
-        camera = contract.camera()
+    ``scale``: images so many times as wide and high, of the same view.
+    """
+
+    def __init__(self, model: mujoco.MjModel, scale: int = 1) -> None:
+        camera = contract.scaled_camera(scale)
+        buffer = model.vis.global_  # only what is read back from it counts for an image
+        buffer.offwidth, buffer.offheight = (
+            max(buffer.offwidth, camera.width),
+            max(buffer.offheight, camera.height),
+        )
         _choose_backend()
         try:
             self._renderer = mujoco.Renderer(model, camera.height, camera.width)

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .actions import checked, shortened
+from .chunk import FADE_ACTIONS, Begun, Chunk, Fade, Progress, Segment, segment_between
 from .clearance import ArmClearance, Violation
 from .description import FloatArray, RobotDescription
 from .kinematics import ArmKinematics, Pose, rotated, rotation_between
 from .limiter import JointLimiter
 from .safety import ActionRefused, Reason
 
-ACTION_SIZE = 7
-GRIPPER_SLACK = 0.05  # a de-normalised gripper value may lie a little outside 0..1
 STILL = 1e-6  # rad, rad/s
 MAX_TICK_SECONDS = 0.05  # after a pause the arm goes on from where it is instead of catching up
 
@@ -32,21 +32,6 @@ class JointTarget:
     gripper_m: float
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """A straight way from one pose to another, starting at ``start_time`` (s) and taking ``seconds``."""
-
-    start: Pose
-    translation: FloatArray
-    rotation: FloatArray
-    start_time: float
-    seconds: float
-
-    def at(self, fraction: float) -> Pose:
-        position = self.start.position + fraction * self.translation
-        return Pose(position, rotated(fraction * self.rotation, self.start.quaternion))
-
-
 class CartesianController:
     """Turns actions (7,) into limited joint targets. One owner, one thread; call ``reset`` first.
 
@@ -55,6 +40,9 @@ class CartesianController:
     that inverse kinematics cannot reach is dropped, and so is one that would bring a link too near to
     another, the table or a keep-out box: the arm holds the last good one (``unreachable`` and ``too_near``
     count those).
+
+    A chunk of actions is carried out action by action, each as one alone would be but spread over the
+    chunk's period; see ``chunk`` for how one goes over into the next.
     """
 
     def __init__(self, description: RobotDescription, *, interpolation_seconds: float = 0.1) -> None:
@@ -89,7 +77,11 @@ class CartesianController:
         self._limiter.reset(inside)
         self._goal = inside
         self._target = self._kinematics.forward(inside)
-        self._segment: _Segment | None = None
+        self._segment: Segment | None = None
+        self._waiting: Chunk | None = None
+        self._progress: Progress | None = None
+        self._fade: Fade | None = None
+        self._begun: tuple[Begun, ...] = ()
         limits = self._description.gripper
         self._gripper = self._gripper_goal = float(np.clip(gripper, limits.closed, limits.open))
         self._last_tick: float | None = None
@@ -98,6 +90,11 @@ class CartesianController:
     def target_pose(self) -> Pose:
         """The commanded end-effector pose: where the arm ends up when nothing more is commanded."""
         return self._target
+
+    @property
+    def joints(self) -> FloatArray:
+        """The joints (n,) in rad commanded now."""
+        return self._limiter.position
 
     @property
     def gripper_goal_m(self) -> float:
@@ -116,22 +113,31 @@ class CartesianController:
         Raises:
             ActionRefused: wrong shape, not finite, or beyond any sensible step; the target stays.
         """
-        delta = self._checked(action)
-        limits = self._description.step
-        translation = _shortened(delta[:3], limits.translation)
-        rotation = _shortened(delta[3:6], limits.rotation)
-        self._gripper_goal = self._description.gripper.metres(min(max(float(delta[6]), 0.0), 1.0))
-        position = self._target.position + _shortened(self._inside(translation), limits.translation)
-        target = Pose(position, rotated(rotation, self._target.quaternion))
-        solution = self._kinematics.inverse(target, self._goal)
-        if not solution.converged:
-            self.unreachable += 1
-            return
-        if self._clearance.check(solution.joints, self._gripper_goal) is not None:
-            self.too_near += 1
-            return
-        self._segment = self._way_to(target, now)
-        self._target = target
+        delta = checked(action, self._description.step)
+        self._drop_chunks()
+        target = self._aim(delta, 1.0)
+        if target is not None:
+            self._segment, self._fade = self._way_to(target, now), None
+            self._target = target
+
+    def command_chunk(self, chunk: Chunk, now: float) -> float:
+        """Accept a chunk: it begins with the end of the present chunk's action, or with the next tick.
+
+        Returns:
+            The time (s) at which its last action will be done.
+
+        Raises:
+            ActionRefused: as ``command``, for any of its actions; what goes on goes on.
+        """
+        for action in chunk.actions:
+            checked(action, self._description.step)
+        self._waiting = chunk
+        return (now if self._progress is None else self._progress.due) + chunk.seconds
+
+    def take_begun(self) -> tuple[Begun, ...]:
+        """Return the actions of chunks that began since the last call."""
+        begun, self._begun = self._begun, ()
+        return begun
 
     def pose_of(self, joints: FloatArray) -> Pose:
         """Return the end effector's pose at ``joints`` (6,) rad."""
@@ -154,7 +160,8 @@ class CartesianController:
         self._goal = np.clip(
             self._limiter.stopping_position(), self._description.lower, self._description.upper
         )
-        self._segment = None
+        self._segment = self._fade = None
+        self._drop_chunks()
         self._target = self._kinematics.forward(self._goal)
         self._gripper_goal = self._gripper
 
@@ -163,6 +170,7 @@ class CartesianController:
         seconds = 0.0 if self._last_tick is None else min(now - self._last_tick, MAX_TICK_SECONDS)
         if self._last_tick is None or seconds > 0.0:
             self._last_tick = now
+        self._begin_due(now)
         self._follow(now)
         if seconds > 0.0:
             self._move(seconds)
@@ -185,71 +193,118 @@ class CartesianController:
             limiter.position, limiter.velocity = before, speed
             limiter.step(limiter.stopping_position(), seconds)
 
-    def _way_to(self, target: Pose, now: float) -> _Segment:
+    def _aim(self, delta: FloatArray, share: float) -> Pose | None:
+        """Take over the gripper's goal; return the target after ``delta``, or None where it is refused.
+
+        ``share``: of the step limits, for an action that takes less than the usual time.
+        """
+        self._gripper_goal = self._description.gripper.metres(min(max(float(delta[6]), 0.0), 1.0))
+        target = self._stepped(self._target, delta, share)
+        refusal = self._refusal(target)
+        self.unreachable += refusal == "unreachable"
+        self.too_near += refusal == "too near"
+        return None if refusal else target
+
+    def _stepped(self, start: Pose, delta: FloatArray, share: float) -> Pose:
+        """Return the pose one action after ``start``, with its step shortened and inside the workspace."""
+        limits = self._description.step
+        translation = shortened(delta[:3], share * limits.translation)
+        rotation = shortened(delta[3:6], share * limits.rotation)
+        inside = self._inside(start.position, translation)
+        position = start.position + shortened(inside, share * limits.translation)
+        return Pose(position, rotated(rotation, start.quaternion))
+
+    def _refusal(self, target: Pose) -> str:
+        """Return why the target must not be followed; empty when it may."""
+        solution = self._kinematics.inverse(target, self._goal)
+        if not solution.converged:
+            return "unreachable"
+        return "too near" if self._clearance.check(solution.joints, self._gripper_goal) is not None else ""
+
+    def _drop_chunks(self) -> None:
+        self._waiting = self._progress = None
+
+    def _begin_due(self, now: float) -> None:
+        """Begin the actions of chunks that are due by ``now``."""
+        if self._progress is None and self._waiting is not None:
+            self._take_over(self._waiting, now)
+        while self._progress is not None and self._progress.due <= now:
+            if self._waiting is not None:
+                self._take_over(self._waiting, self._progress.due)
+            if self._progress.over:
+                self._progress = None
+            else:
+                self._begin(self._progress)
+
+    def _take_over(self, chunk: Chunk, start: float) -> None:
+        """Let ``chunk`` begin at ``start`` (s), with what the way so far would have been fading out."""
+        old = self._rest_of_way(start)
+        self._fade = Fade(old, start, chunk.fade_seconds) if old else None
+        self._waiting, self._progress = None, Progress(chunk, 0, start)
+
+    def _rest_of_way(self, now: float) -> tuple[Segment, ...]:
+        """Return what is left at ``now`` of the single action's way, or of the chunk: its next actions."""
+        pose, rest = self._pose_on_way(now), []
+        if self._progress is None:
+            if self._segment is None:
+                return ()
+            seconds = max((1.0 - self._segment.fraction(now)) * self._segment.seconds, 1e-3)
+            return (segment_between(pose, self._target, now, seconds),)
+        chunk, target = self._progress.chunk, self._target
+        for delta in chunk.actions[self._progress.row :][:FADE_ACTIONS]:
+            stepped = self._stepped(target, delta, self._share(chunk))
+            target = target if self._refusal(stepped) else stepped
+            rest.append(segment_between(pose, target, now, chunk.period))
+            pose, now = target, now + chunk.period
+        return tuple(rest)
+
+    def _begin(self, progress: Progress) -> None:
+        """Begin the next action of a chunk."""
+        chunk, start = progress.chunk, self._target
+        target = self._aim(chunk.actions[progress.row], self._share(chunk))
+        self._segment = None
+        if target is not None:
+            self._segment, self._target = segment_between(start, target, progress.due, chunk.period), target
+        self._begun = (*self._begun, Begun(chunk, progress.row, target is not None))
+        self._progress = progress.next()
+
+    def _share(self, chunk: Chunk) -> float:
+        """Return the share of a step that an action of the chunk may make: no faster than one alone."""
+        return min(1.0, chunk.period / self._interpolation_seconds)
+
+    def _way_to(self, target: Pose, now: float) -> Segment:
         """Return the way from the present pose of the way to ``target``, no faster than a step a segment."""
         start, limits = self._pose_on_way(now), self._description.step
-        translation = target.position - start.position
-        rotation = rotation_between(start.quaternion, target.quaternion)
+        way = segment_between(start, target, now, self._interpolation_seconds)
         steps = max(
-            math.hypot(*translation) / limits.translation, math.hypot(*rotation) / limits.rotation, 1.0
+            math.hypot(*way.translation) / limits.translation,
+            math.hypot(*way.rotation) / limits.rotation,
+            1.0,
         )
-        return _Segment(start, translation, rotation, now, self._interpolation_seconds * _whole(steps))
+        return replace(way, seconds=self._interpolation_seconds * _whole(steps))
 
     def _follow(self, now: float) -> None:
         """Set the joint goal to the way's pose at ``now``; hold the last one where there is no solution."""
-        if self._segment is None:
+        if self._segment is None and self._fade is None:
             return
         result = self._kinematics.inverse(self._pose_on_way(now), self._goal)
         if result.converged:
             self._goal = result.joints
-        if self._fraction(self._segment, now) >= 1.0:
+        if self._segment is not None and self._segment.fraction(now) >= 1.0:
             self._segment = None
+        if self._fade is not None and self._fade.over(now):
+            self._fade = None
 
     def _pose_on_way(self, now: float) -> Pose:
-        if self._segment is None:
-            return self._target
-        return self._segment.at(self._fraction(self._segment, now))
+        pose = self._target if self._segment is None else self._segment.at(now)
+        return pose if self._fade is None else self._fade.blended(pose, now)
 
-    def _fraction(self, segment: _Segment, now: float) -> float:
-        return min(max((now - segment.start_time) / segment.seconds, 0.0), 1.0)
-
-    def _inside(self, translation: FloatArray) -> FloatArray:
-        """Return the translation that ends in the workspace box, or on its wall."""
-        position = self._target.position
+    def _inside(self, position: FloatArray, translation: FloatArray) -> FloatArray:
+        """Return the translation from ``position`` that ends in the workspace box, or on its wall."""
         low, high = self._description.workspace_lower, self._description.workspace_upper
         return np.clip(position + translation, low, high) - position
-
-    def _checked(self, action: ArrayLike) -> FloatArray:
-        try:
-            values = np.asarray(action, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise ActionRefused(Reason.INVALID_ACTION, f"action is not numeric: {error}") from error
-        if values.shape != (ACTION_SIZE,):
-            raise ActionRefused(
-                Reason.INVALID_ACTION, f"action has shape {values.shape}, needs ({ACTION_SIZE},)"
-            )
-        if not np.all(np.isfinite(values)):
-            raise ActionRefused(Reason.INVALID_ACTION, f"action is not finite: {values.tolist()}")
-        limits = self._description.step
-        _refuse_beyond("translation", math.hypot(*values[:3]), limits.refuse_translation, "m")
-        _refuse_beyond("rotation", math.hypot(*values[3:6]), limits.refuse_rotation, "rad")
-        _refuse_beyond("gripper", abs(float(values[6]) - 0.5), 0.5 + GRIPPER_SLACK, "from the middle")
-        return values
 
 
 def _whole(steps: float) -> float:
     """Return 1 for what is one step but for rounding: such an action takes exactly the usual time."""
     return 1.0 if steps < 1.0 + 1e-6 else steps
-
-
-def _shortened(vector: FloatArray, limit: float) -> FloatArray:
-    length = math.hypot(*vector)
-    return vector if length <= limit else vector * (limit / length)
-
-
-def _refuse_beyond(what: str, size: float, limit: float, unit: str) -> None:
-    if size > limit:
-        message = (
-            f"action {what} of {size:.3g} {unit} is beyond {limit:.3g} {unit}; check the action statistics"
-        )
-        raise ActionRefused(Reason.INVALID_ACTION, message)

@@ -5,26 +5,33 @@ Every method runs in the same thread and takes the time (monotonic s) from the c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .chunk import Begun, make_chunk
 from .controller import CartesianController
 from .description import RobotDescription
 from .drivers import ArmDriver, JointMeasurement
+from .kinematics import rotation_between
 from .safety import ActionRefused, Reason, SafetySupervisor, State, Status
-from .watchdogs import Fault, Heartbeats, ImageWatch
+from .watchdogs import Fault, Heartbeats, ImageWatch, Tracking
 
 MEASURED_SLACK = 0.05  # rad a joint may be measured beyond its limit
+DEFAULT_PERIOD = 0.2  # s between two actions of a policy
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds of silence until the arm stops itself, and the oldest image (s) an action may come from."""
+    """Seconds of silence until the arm stops itself, and the oldest image (s) an action may come from.
 
-    command: float = 0.4
+    ``overdue`` counts from the moment the next action was due, the others from the last sign of life.
+    """
+
+    overdue: float = 0.09
     joint_states: float = 0.25
     observation: float = 1.0
     heartbeat: float = 0.25
@@ -44,17 +51,19 @@ class ArmLoop:
         driver: ArmDriver,
         *,
         timeouts: Timeouts | None = None,
+        period: float = DEFAULT_PERIOD,
         interpolation_seconds: float = 0.1,
         watched: Sequence[str] = (),
         watch_images: bool = False,
     ) -> None:
         self._description, self._driver = description, driver
-        self._timeouts = timeouts or Timeouts()
+        self._timeouts, self._period = timeouts or Timeouts(), period
         self._heartbeats = Heartbeats(watched, self._timeouts.heartbeat)
         self._images = ImageWatch(self._timeouts.image) if watch_images else None
         self._controller = CartesianController(description, interpolation_seconds=interpolation_seconds)
         self._supervisor = SafetySupervisor()
-        self._last_action: float | None = None  # None: no action since arming, so none can be late
+        self._tracking = Tracking()
+        self._due: float | None = None  # when the next action is; None: none was followed since arming
         self._following_since = 0.0  # the first action of this episode
 
     @property
@@ -84,7 +93,8 @@ class ArmLoop:
             if refusal:
                 return False, refusal
             self._controller.reset(measured.joints, measured.gripper_m)
-            self._last_action = None
+            self._tracking = Tracking()
+            self._due = None
         return True, self._supervisor.arm().message
 
     def disarm(self) -> str:
@@ -122,24 +132,33 @@ class ArmLoop:
             Why it was not followed, empty when it was. An invalid action stops the arm; an outdated one is
             only dropped, and the watchdog stops the arm when nothing better comes.
         """
-        if not self._supervisor.armed:
-            return f"not armed: {self.status.message}"
-        if not abs(observation_age) <= self._timeouts.observation:
-            limit = self._timeouts.observation
-            return f"its image is {observation_age:.3f} s old (limit {limit:g} s); are the clocks in step?"
-        try:
+
+        def command() -> float:
             self._controller.command(action, now)
-        except ActionRefused as refusal:
-            self.stop(refusal.reason, str(refusal))
-            return str(refusal)
-        if self._last_action is None:
-            self._following_since = now
-        self._last_action = now
-        return ""
+            return now + self._period
+
+        return self._obey(command, observation_age, now)
+
+    def act_chunk(
+        self, actions: ArrayLike, period: float, name: object, observation_age: float, now: float
+    ) -> str:
+        """Follow a chunk of actions (n, 7), one every ``period`` (s); otherwise as ``act``.
+
+        ``name`` comes back in ``begun``. The next action is due when the chunk is over.
+        """
+
+        def command() -> float:
+            return self._controller.command_chunk(make_chunk(actions, period, name), now)
+
+        return self._obey(command, observation_age, now)
+
+    def begun(self) -> tuple[Begun, ...]:
+        """Return the actions of chunks that began since the last call."""
+        return self._controller.take_begun()
 
     def episode_ended(self) -> None:
         """No more actions are due: the arm comes to rest on its target and the command watchdog sleeps."""
-        self._last_action = None
+        self._due = None
 
     def tick(self, now: float) -> None:
         """Check the watchdogs and write the next joint target."""
@@ -150,6 +169,23 @@ class ArmLoop:
             self._driver.write(self._controller.tick(now), now)
         except (OSError, RuntimeError) as error:
             self.stop(Reason.DRIVER_FAULT, f"the driver failed: {error}")
+
+    def _obey(self, command: Callable[[], float], observation_age: float, now: float) -> str:
+        """Run ``command``, which returns when the next one is due, unless it must not be followed."""
+        if not self._supervisor.armed:
+            return f"not armed: {self.status.message}"
+        if not abs(observation_age) <= self._timeouts.observation:
+            limit = self._timeouts.observation
+            return f"its image is {observation_age:.3f} s old (limit {limit:g} s); are the clocks in step?"
+        try:
+            due = command()
+        except ActionRefused as refusal:
+            self.stop(refusal.reason, str(refusal))
+            return str(refusal)
+        if self._due is None:
+            self._following_since = now
+        self._due = due
+        return ""
 
     def _halt(self) -> None:
         if self._supervisor.armed:
@@ -187,17 +223,26 @@ class ArmLoop:
         if (measured.gripper_force or 0.0) > self._description.gripper.force:
             self._controller.stop_closing()
         outside = self._outside_limits(measured)
-        return Fault(Reason.JOINT_LIMIT, outside) if outside else None
+        if outside:
+            return Fault(Reason.JOINT_LIMIT, outside)
+        return self._tracking.check(*self._lag(measured), now)
+
+    def _lag(self, measured: JointMeasurement) -> tuple[float, float]:
+        """Return how far (m, rad) the end effector is from where the controller has it now."""
+        controller = self._controller
+        there, here = controller.pose_of(controller.joints), controller.pose_of(measured.joints)
+        turn = rotation_between(here.quaternion, there.quaternion)
+        return math.dist(there.position, here.position), math.hypot(*turn)
 
     def _check_following(self, now: float) -> Fault | None:
         """Check what must keep coming while actions are followed."""
-        if self._last_action is None:
+        if self._due is None:
             return None
         fault = self._heartbeats.check(self._following_since, now)
         if fault is None and self._images is not None:
             fault = self._images.check(self._following_since, now)
-        if fault is None and now - self._last_action > self._timeouts.command:
-            fault = Fault(Reason.STALE_COMMAND, f"no action for {self._timeouts.command:g} s")
+        if fault is None and now - self._due > self._timeouts.overdue:
+            fault = Fault(Reason.STALE_COMMAND, f"the next action is {now - self._due:.2f} s overdue")
         return fault
 
     def _check_clearance(self, now: float) -> Fault | None:

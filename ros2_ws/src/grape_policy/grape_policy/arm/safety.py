@@ -38,6 +38,7 @@ class Reason(IntEnum):
     KEEP_OUT = 14
     TABLE_CLEARANCE = 15
     SELF_CLEARANCE = 16
+    FOLLOWING_ERROR = 17
 
 
 class ActionRefused(ValueError):

@@ -13,6 +13,7 @@ import numpy as np
 from .description import FloatArray
 from .safety import Reason
 
+LAG, TURN_LAG, LAG_SECONDS = 0.04, 0.4, 0.3  # m, rad, s; the simulated arm lags by 25 mm at its fastest
 VISIBLE_MOTION = 0.004  # m; several pixels, even at the far end of the table
 
 
@@ -43,6 +44,22 @@ class Heartbeats:
                 message = f"no heartbeat of the {name} for {self._timeout:g} s; is it running?"
                 return Fault(Reason.HEARTBEAT_LOST, message)
         return None
+
+
+class Tracking:
+    """Tells an arm that does not follow: a controller that is off, a brake that is on, an obstacle."""
+
+    def __init__(self) -> None:
+        self._following = -np.inf  # when the arm was last where it should be
+
+    def check(self, lag: float, turn_lag: float, now: float) -> Fault | None:
+        """Note how far (m, rad) the end effector is from its command; return a fault when that lasts."""
+        if (lag <= LAG and turn_lag <= TURN_LAG) or self._following == -np.inf:
+            self._following = now
+        if now - self._following <= LAG_SECONDS:
+            return None
+        away = f"it is {lag * 1e3:.0f} mm and {turn_lag:.2f} rad away; is it enabled and free?"
+        return Fault(Reason.FOLLOWING_ERROR, f"the arm has not followed for {LAG_SECONDS:g} s, {away}")
 
 
 class ImageWatch:

@@ -6,6 +6,7 @@ Run with ``python -m grape_policy.nodes.arm_node --ros-args -p driver:=mock``.
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import zlib
 from dataclasses import replace
@@ -14,13 +15,15 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from grape_episodes import contract
-from grape_msgs.msg import EpisodeEvent, SafetyState
+from grape_episodes.messages import header_stamp_ns
+from grape_msgs.msg import ActionStarted, EpisodeEvent, SafetyState
 from rclpy.node import Node
 
 from grape_policy.arm.description import RobotDescription, load_boxes, load_description
 from grape_policy.arm.loop import ArmLoop, Timeouts
 from grape_policy.arm.safety import State, Status
 from grape_policy.nodes import base
+from grape_policy.nodes.control_thread import ControlThread, raise_priority, scheduling
 from grape_policy.nodes.drivers.mock import PublishingMockDriver
 from grape_policy.nodes.drivers.topic import TopicDriver
 from grape_policy.nodes.loop_timer import LoopTimer
@@ -30,13 +33,14 @@ from grape_policy.nodes.parameters import Parameter, declare
 DRIVERS = {"mock": PublishingMockDriver, "sim": TopicDriver}
 HEARTBEATS = ("policy", "camera")  # whose it can watch
 STATUS_PERIOD = 0.1  # s, repetition of the safety state
+IMAGE_HEADER = 256  # bytes of a serialised image that its header takes at most; its padding is random
 PARAMETERS = (
     Parameter("driver", "sim", "What moves the joints: mock (in memory) or sim (another node, by topics)."),
     Parameter("robot", "wx250s", "Robot description."),
     Parameter("keep_out", "", "YAML file with keep-out boxes of this site, added to the description's."),
     Parameter("rate_hz", 100.0, "Control ticks per second.", 50.0, 250.0, "Hz"),
     Parameter("arm_on_start", False, "Arm as soon as joint states arrive; otherwise wait for set_armed."),
-    Parameter("command_timeout", 0.4, "Without an action for this long the arm stops.", 0.05, 10.0, "s"),
+    Parameter("overdue_timeout", 0.09, "An action overdue by this stops the arm.", 0.0, 10.0, "s"),
     Parameter("joint_states_timeout", 0.25, "Without joint states for this long it stops.", 0.02, 5.0, "s"),
     Parameter("observation_timeout", 1.0, "Actions from an older image are dropped.", 0.05, 10.0, "s"),
     Parameter("heartbeat_timeout", 0.25, "Without a watched node's heartbeat it stops.", 0.1, 10.0, "s"),
@@ -46,7 +50,7 @@ PARAMETERS = (
 
 
 class ArmNode(Node):
-    """Single-threaded: every callback is short, so a tick is never late by more than one of them."""
+    """Ticks in a thread of its own, callbacks in the executor's; ``_lock`` guards what they share."""
 
     def __init__(self) -> None:
         super().__init__("arm")
@@ -57,10 +61,12 @@ class ArmNode(Node):
         self._frame = description.base_frame
         self._timer_report = LoopTimer(1.0 / self._parameters.rate_hz)
         self._published: Status | None = None
+        self._lock = threading.Lock()
         self._open_interfaces()
 
     def close(self) -> None:
         """Disarm, say so, and release the driver."""
+        self._control.close()
         self._loop.disarm()
         self._publish_status()
         self._driver.close()
@@ -83,12 +89,13 @@ class ArmNode(Node):
             description,
             self._driver,
             timeouts=Timeouts(
-                chosen.command_timeout,
+                chosen.overdue_timeout,
                 chosen.joint_states_timeout,
                 chosen.observation_timeout,
                 chosen.heartbeat_timeout,
                 chosen.image_timeout,
             ),
+            period=float(contract.document()["control"]["period_seconds"]),
             interpolation_seconds=float(contract.document()["control"]["interpolation_seconds"]),
             watched=[name for name in HEARTBEATS if name in watched],
             watch_images="images" in watched,
@@ -103,70 +110,117 @@ class ArmNode(Node):
     def _open_interfaces(self) -> None:
         self._safety = base.publisher(self, "safety_state")
         self._diagnostics = base.publisher(self, "diagnostics")
+        self._started = base.publisher(self, "action_started")
         base.subscription(self, "action", self._on_action)
+        base.subscription(self, "action_chunk", self._on_action_chunk)
         base.subscription(self, "episode_event", self._on_episode_event)
         base.subscription(self, "heartbeat", self._on_heartbeat)
         base.subscription(self, "emergency_stop", self._on_emergency_stop_message)
         if "images" in _words(self._parameters.watch):
-            base.subscription(self, "color_image", self._on_image)
+            base.subscription(self, "color_image", self._on_image, raw=True)
         base.service(self, "set_armed", self._on_set_armed)
         base.service(self, "emergency_stop", self._on_emergency_stop)
-        self.create_timer(1.0 / self._parameters.rate_hz, self._on_tick)
-        self.create_timer(STATUS_PERIOD, self._publish_status)
-        self.create_timer(1.0, self._publish_diagnostics)
+        self.create_timer(STATUS_PERIOD, self._on_status_timer)
+        self.create_timer(1.0, self._on_diagnostics_timer)
         self._arm_on_start = bool(self._parameters.arm_on_start)
+        self._control = ControlThread(1.0 / self._parameters.rate_hz, self._on_tick)
 
     def _on_tick(self) -> None:
-        now = time.monotonic()
-        if self._arm_on_start:
-            self._arm_on_start = not self._loop.arm(now)[0]
-        self._loop.tick(now)
-        if isinstance(self._driver, PublishingMockDriver):
-            self._driver.publish()
-        self._announce_change()
-        self._timer_report.add(now, time.monotonic())
+        start = time.monotonic()
+        with self._lock:
+            now = time.monotonic()
+            if self._arm_on_start:
+                self._arm_on_start = not self._loop.arm(now)[0]
+            self._loop.tick(now)
+            self._publish_begun()
+            if isinstance(self._driver, PublishingMockDriver):
+                self._driver.publish()
+            self._announce_change()
+            self._timer_report.add(start, time.monotonic())
+
+    def _on_status_timer(self) -> None:
+        self._control.check()
+        with self._lock:
+            self._publish_status()
+
+    def _on_diagnostics_timer(self) -> None:
+        with self._lock:
+            self._publish_diagnostics()
 
     def _on_action(self, message: Any) -> None:
-        age = (self.get_clock().now().nanoseconds - to_nanoseconds(message.observation_stamp)) * 1e-9
-        refusal = self._loop.act(message.action, age, time.monotonic())
+        age = self._age(message)
+        with self._lock:
+            refusal = self._loop.act(message.action, age, time.monotonic())
+            self._announce_change()
+        self._warn_of(refusal, f"action {message.step}", message)
+
+    def _on_action_chunk(self, message: Any) -> None:
+        age = self._age(message)
+        with self._lock:
+            refusal = self._loop.act_chunk(message.actions, message.period, message, age, time.monotonic())
+            self._announce_change()
+        self._warn_of(refusal, f"chunk from action {message.first_step} on", message)
+
+    def _age(self, message: Any) -> float:
+        """Return how old (s) the image is that the message was computed from."""
+        return (self.get_clock().now().nanoseconds - to_nanoseconds(message.observation_stamp)) * 1e-9
+
+    def _warn_of(self, refusal: str, what: str, message: Any) -> None:
         if refusal:
-            text = f"action {message.step} of {message.episode_id!r} not followed: {refusal}"
+            text = f"{what} of {message.episode_id!r} not followed: {refusal}"
             self.get_logger().warning(text, throttle_duration_sec=1.0)
-        self._announce_change()
+
+    def _publish_begun(self) -> None:
+        """Say which actions of chunks began: together with the chunks this is what ran."""
+        for begun in self._loop.begun():
+            source: Any = begun.chunk.name
+            message = ActionStarted(observation_stamp=source.observation_stamp, episode_id=source.episode_id)
+            message.step, message.row = source.first_step + begun.row, begun.row
+            message.followed = begun.followed
+            message.header.stamp = to_stamp(self.get_clock().now().nanoseconds)
+            message.header.frame_id = self._frame
+            self._started.publish(message)
 
     def _on_episode_event(self, message: Any) -> None:
-        if message.event in (EpisodeEvent.FINISHED, EpisodeEvent.ABORTED):
-            self._loop.episode_ended()
+        if message.event in (EpisodeEvent.ACTING_ENDED, EpisodeEvent.FINISHED, EpisodeEvent.ABORTED):
+            with self._lock:
+                self._loop.episode_ended()
 
     def _on_heartbeat(self, message: Any) -> None:
-        self._loop.beat(message.frame_id, time.monotonic())
+        with self._lock:
+            self._loop.beat(message.frame_id, time.monotonic())
 
-    def _on_image(self, message: Any) -> None:
-        stamp_ns, digest = to_nanoseconds(message.header.stamp), zlib.crc32(message.data)
-        self._loop.see(stamp_ns, digest, time.monotonic())
+    def _on_image(self, data: bytes) -> None:
+        """Note an image, serialised: to compare it with the last one it need not be unpacked."""
+        digest = zlib.crc32(memoryview(data)[IMAGE_HEADER:])
+        with self._lock:
+            self._loop.see(header_stamp_ns(data), digest, time.monotonic())
 
     def _on_emergency_stop_message(self, message: Any) -> None:
         """Latch on true; false is no message that could clear anything: only the service clears."""
         if message.data:
-            self._arm_on_start = False
-            self._loop.emergency_stop(True)
-            self._announce_change()
+            with self._lock:
+                self._arm_on_start = False
+                self._loop.emergency_stop(True)
+                self._announce_change()
 
     def _on_set_armed(self, request: Any, response: Any) -> Any:
-        self._arm_on_start = False
-        if request.armed:
-            response.success, response.message = self._loop.arm(time.monotonic())
-        else:
-            response.message = self._loop.disarm()
-            response.success = self._loop.status.state == State.DISARMED
-        self._announce_change()
+        with self._lock:
+            self._arm_on_start = False
+            if request.armed:
+                response.success, response.message = self._loop.arm(time.monotonic())
+            else:
+                response.message = self._loop.disarm()
+                response.success = self._loop.status.state == State.DISARMED
+            self._announce_change()
         return response
 
     def _on_emergency_stop(self, request: Any, response: Any) -> Any:
-        self._arm_on_start = False
-        response.message = self._loop.emergency_stop(request.engage)
-        response.success = True
-        self._announce_change()
+        with self._lock:
+            self._arm_on_start = False
+            response.message = self._loop.emergency_stop(request.engage)
+            response.success = True
+            self._announce_change()
         return response
 
     def _announce_change(self) -> None:
@@ -192,6 +246,7 @@ class ArmNode(Node):
             "jitter_p99_ms": f"{report.jitter_p99_ms:.3f}",
             "work_p99_ms": f"{report.work_p99_ms:.3f}",
             "late_ticks": str(report.late),
+            "scheduling": scheduling(),
             "unreachable_targets": str(self._loop.unreachable),
             "too_near_targets": str(self._loop.too_near),
         }
@@ -214,6 +269,7 @@ def _words(text: str) -> set[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the arm node until it is stopped."""
+    raise_priority()
     return base.spin(ArmNode, arguments)
 
 

@@ -55,6 +55,7 @@ class EpisodeManagerNode(Node):
         self._stack = Services(self, SERVICES, self._waiter, group, values.service_timeout_seconds)
         self._events = base.publisher(self, "episode_event")
         base.subscription(self, "action", self._on_action)
+        base.subscription(self, "action_started", self._on_action)  # of chunks, one by one
         base.subscription(self, "safety_state", self._on_safety)
         self._run: EpisodeRun | None = None
         self._busy = False

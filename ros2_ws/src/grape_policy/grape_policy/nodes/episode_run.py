@@ -194,6 +194,8 @@ class EpisodeRun:
         """Stop, disarm, judge and close the recording; a failure here does not keep the rest from running."""
         self._publish_feedback(self._steps, "judging")
         await self._try("set_policy_task", active=False)
+        if self._arming:
+            self._publish(EpisodeEvent.ACTING_ENDED)
         if self._outcome in ("success", "failure"):  # let the arm complete the last action
             await self._waiter.until(lambda: False, self._limits.settle_seconds)
         self._arming = self._moving = False

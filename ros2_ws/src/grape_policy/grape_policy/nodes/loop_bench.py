@@ -38,7 +38,7 @@ class LoopBench:
         self._node = rclpy.create_node("loop_bench")
         self.actions: list[Any] = []
         self.commands: list[tuple[int, np.ndarray]] = []
-        self.arm_values: dict[str, str] = {}
+        self.diagnostics: dict[str, dict[str, str]] = {}  # the newest values of each entry
         base.subscription(self._node, "action", self.actions.append)
         base.subscription(self._node, "joint_command", self._on_command)
         base.subscription(self._node, "diagnostics", self._on_diagnostics)
@@ -99,8 +99,7 @@ class LoopBench:
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
-            if status.name == "grape/arm":
-                self.arm_values = {pair.key: pair.value for pair in status.values}
+            self.diagnostics[status.name] = {pair.key: pair.value for pair in status.values}
 
 
 def overheads_ms(actions: Sequence[Any]) -> np.ndarray:
@@ -134,6 +133,7 @@ def summary(bench: LoopBench, cpu: dict[str, float]) -> dict[str, Any]:
     motions = first_motions_ms([to_nanoseconds(a.header.stamp) for a in actions], bench.commands)
     if len(actions) < 5 or len(motions) < 3:
         raise RuntimeError(f"only {len(actions)} actions and {len(motions)} first motions; act for longer")
+    arm, sim = bench.diagnostics.get("grape/arm", {}), bench.diagnostics.get("grape/sim", {})
     overheads, intervals = overheads_ms(actions), np.diff([to_nanoseconds(a.header.stamp) for a in actions])
     return {
         "actions": len(actions),
@@ -143,8 +143,11 @@ def summary(bench: LoopBench, cpu: dict[str, float]) -> dict[str, Any]:
         "model_p50_ms": 1e3 * float(np.median([a.inference_seconds for a in actions])),
         "action_to_motion_p50_ms": float(np.percentile(motions, 50)),
         "action_to_motion_p99_ms": float(np.percentile(motions, 99)),
-        "controller_jitter_p99_ms": float(bench.arm_values.get("jitter_p99_ms", "nan")),
-        "controller_work_p99_ms": float(bench.arm_values.get("work_p99_ms", "nan")),
+        "longest_interval_ms": float(intervals.max()) / 1e6,
+        "image_delay_p99_ms": float(sim.get("image_delay_p99_ms", "nan")),
+        "controller_jitter_p99_ms": float(arm.get("jitter_p99_ms", "nan")),
+        "controller_work_p99_ms": float(arm.get("work_p99_ms", "nan")),
+        "controller_scheduling": arm.get("scheduling", ""),
         "cpu_cores": cpu,
     }
 
@@ -165,20 +168,26 @@ def _seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(checkpoint: Path, seconds: float) -> dict[str, Any]:
+def measure(checkpoint: Path, seconds: float, image_scale: int = 1) -> dict[str, Any]:
     """Run the simulated graph and return figures without (``recording_off``) and with recording.
+
+    ``image_scale``: size of the camera's images, times the contract's.
 
     Raises:
         StackError, RuntimeError: the graph did not start, refused, or acted too little.
     """
     with tempfile.TemporaryDirectory() as folder, reserved_domain() as domain_id:
-        arguments = {"checkpoint": str(checkpoint), "episodes_folder": f"{folder}/episodes"}
+        arguments = {
+            "checkpoint": str(checkpoint),
+            "episodes_folder": f"{folder}/episodes",
+            "image_scale": image_scale,
+        }
         with running_stack(arguments, domain_id, Path(folder) / "logs") as stack:
-            return {"image": _image_size(), **_both(stack, seconds)}
+            return {"image": _image_size(image_scale), **_both(stack, seconds)}
 
 
-def _image_size() -> str:
-    camera = contract.camera()
+def _image_size(scale: int) -> str:
+    camera = contract.scaled_camera(scale)
     return f"{camera.width}x{camera.height}"
 
 

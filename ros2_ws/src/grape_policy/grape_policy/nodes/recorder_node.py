@@ -39,6 +39,7 @@ PARAMETERS = (
     Parameter("stop_timeout_seconds", 2.0, "wait this long for what is still on its way", 0.0, 60.0, "s"),
 )
 CATALOGUE_NAME = "catalogue.sqlite"
+OPTIONAL = ("action_chunk",)  # only a policy that predicts chunks publishes it
 QUEUE_DEPTH = 50  # a slow disk may hold up writing for this many messages of a topic
 # An episode has begun when one message of each of these is in the file.
 OBSERVATIONS = ("color_image", "depth_image", "camera_info", "joint_states", "end_effector_pose")
@@ -157,7 +158,8 @@ class RecorderNode(Node):
         return self._writer
 
     def _missing(self) -> str:
-        unmatched = [key for key, entry in self._inputs.items() if entry.get_publisher_count() == 0]
+        needed = {key: entry for key, entry in self._inputs.items() if key not in OPTIONAL}
+        unmatched = [key for key, entry in needed.items() if entry.get_publisher_count() == 0]
         silent = [key for key in OBSERVATIONS if key not in self._seen and key not in unmatched]
         parts = []
         if unmatched:
