@@ -20,6 +20,7 @@ from grape_policy.nodes.arm_messages import from_joint_state, to_joint_state, to
 from grape_policy.nodes.loop_timer import LoopTimer
 from grape_policy.nodes.messages import MessageError, to_image, to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.priority import run_preferred
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
@@ -199,6 +200,7 @@ def camera_info(stamp_ns: int, scale: int = 1) -> CameraInfo:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the simulation until it is stopped."""
+    run_preferred()
     return base.spin(SimNode, arguments)
 
 

@@ -23,12 +23,13 @@ from grape_policy.arm.description import RobotDescription, load_boxes, load_desc
 from grape_policy.arm.loop import ArmLoop, Timeouts
 from grape_policy.arm.safety import State, Status
 from grape_policy.nodes import base
-from grape_policy.nodes.control_thread import ControlThread, raise_priority, scheduling
+from grape_policy.nodes.control_thread import ControlThread
 from grape_policy.nodes.drivers.mock import PublishingMockDriver
 from grape_policy.nodes.drivers.topic import TopicDriver
 from grape_policy.nodes.loop_timer import LoopTimer
 from grape_policy.nodes.messages import to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.priority import run_as_controller, scheduling
 
 DRIVERS = {"mock": PublishingMockDriver, "sim": TopicDriver}
 HEARTBEATS = ("policy", "camera")  # whose it can watch
@@ -269,7 +270,7 @@ def _words(text: str) -> set[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the arm node until it is stopped."""
-    raise_priority()
+    run_as_controller()
     return base.spin(ArmNode, arguments)
 
 

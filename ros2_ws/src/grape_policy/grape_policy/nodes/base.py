@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from grape_policy.nodes.messages import interface_type
 
 POLL_SECONDS = 0.1  # a signal is noticed at least this often while nothing else happens
+SWITCH_SECONDS = 0.0005  # how long one thread may keep the interpreter from another that woke up
 STARTUP_ERRORS = (ValueError, OSError, RuntimeError)  # what a bad parameter, file or device raises
 
 
@@ -106,9 +108,11 @@ def spin(node_factory: Callable[[], Node], arguments: list[str] | None = None) -
     """
     rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
     stop, node = _Stop(), None
+    sys.setswitchinterval(SWITCH_SECONDS)
     executor = SingleThreadedExecutor()
     try:
         node = node_factory()
+        gc.freeze()  # what start-up made stays: collecting garbage must not look through it while acting
         stop.starting = False
         executor.add_node(node)
         announced = False

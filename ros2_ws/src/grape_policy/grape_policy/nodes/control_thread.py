@@ -6,15 +6,9 @@ tick; a thread that sleeps until its next deadline does neither.
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
-
-FIFO_PRIORITY = 40  # as ros2_control's order of magnitude: above all ordinary work, below the kernel's own
-NICE = -10
-SWITCH_SECONDS = 0.0005  # how long another thread may keep the interpreter from a thread that woke up
 
 
 class ControlThread:
@@ -51,26 +45,3 @@ class ControlThread:
                 time.sleep(max(0.0, due - now))
         except Exception as error:  # whatever it is, the node must not go on without its loop
             self._error = error
-
-
-def raise_priority() -> None:
-    """Let this process run before all ordinary work, as far as the system permits; new threads inherit it.
-
-    All its threads share the interpreter, so that a preempted one would hold up the control loop. Without the
-    right to real-time scheduling (``ulimit -r``) or to a lower nice value (``ulimit -e``) nothing changes.
-    """
-    sys.setswitchinterval(SWITCH_SECONDS)
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
-    except OSError:
-        try:
-            os.setpriority(os.PRIO_PROCESS, 0, NICE)
-        except OSError:
-            return
-
-
-def scheduling() -> str:
-    """Return how the calling thread is scheduled, e.g. ``real time 40`` or ``nice 0``."""
-    if os.sched_getscheduler(0) == os.SCHED_FIFO:
-        return f"real time {os.sched_getparam(0).sched_priority}"
-    return f"nice {os.getpriority(os.PRIO_PROCESS, 0)}"

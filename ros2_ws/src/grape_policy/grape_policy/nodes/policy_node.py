@@ -24,6 +24,7 @@ from rclpy.node import Node
 from grape_policy.nodes import base
 from grape_policy.nodes.messages import MessageError, from_image, to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.priority import run_preferred
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.inference import VlaPolicy
 from grape_policy.vla.loop import PolicyLoop, PolicyStep, PolicyTask, Timing
@@ -211,6 +212,7 @@ class _Loader:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the policy node until it is stopped."""
+    run_preferred()
     return base.spin(PolicyNode, arguments)
 
 
