@@ -129,6 +129,17 @@ def test_a_tracking_solve_is_quick(kinematics: ArmKinematics) -> None:
     assert np.median(seconds) < 1e-3
 
 
+def test_the_end_effector_never_moves_farther_than_said(kinematics: ArmKinematics) -> None:
+    rng = np.random.default_rng(1)
+    for scale in (0.01, 0.1, 0.5):
+        for joints in rng.uniform(ROBOT.lower, ROBOT.upper, (100, 6)):
+            turns = rng.normal(0.0, scale, 6) * (rng.random(6) < 0.5)
+            start, end = kinematics.forward(joints), kinematics.forward(joints + turns)
+            moved, turned = kinematics.farthest(turns)
+            assert np.linalg.norm(end.position - start.position) <= moved + 1e-12
+            assert np.linalg.norm(rotation_between(start.quaternion, end.quaternion)) <= turned + 1e-9
+
+
 def test_rotations_compose_in_the_base_frame() -> None:
     turn = np.array([0.0, 0.0, np.pi / 2])
     expected = (Rotation.from_rotvec(turn) * Rotation.from_quat(DOWN)).as_matrix()

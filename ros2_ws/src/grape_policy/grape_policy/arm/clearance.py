@@ -60,19 +60,22 @@ class ArmClearance:
         half = np.where(fixed, self._model.geom_size, 0.0)
         radius = np.where(fixed[:, 0], 0.0, self._model.geom_rbound)
         self._half = half[first] + half[second]
-        self._reach = np.maximum(radius[first] + radius[second] + self._pairs.least, 0.0)
+        self._reach_squared = np.maximum(radius[first] + radius[second] + self._pairs.least, 0.0) ** 2
+        # Views of MuJoCo's memory: asking for them anew costs as much as the kinematics.
+        self._qpos, self._centres = self._data.qpos, self._data.geom_xpos
         self._nearest = np.zeros(6)
 
     def check(self, joints: FloatArray, gripper_m: float) -> Violation | None:
         """Return the first pair that is too near at ``joints`` (6,) rad and ``gripper_m`` (m of a finger)."""
-        self._data.qpos[self._joints] = joints
-        self._data.qpos[self._fingers] = gripper_m, -gripper_m
+        self._qpos[self._joints] = joints
+        self._qpos[self._fingers] = gripper_m, -gripper_m
         mujoco.mj_kinematics(self._model, self._data)
         pairs = self._pairs
-        apart = self._data.geom_xpos[pairs.first] - self._data.geom_xpos[pairs.second]
+        apart = self._centres[pairs.first] - self._centres[pairs.second]
         gap = np.maximum(np.abs(apart) - self._half, 0.0)
-        for index in np.flatnonzero(np.einsum("ij,ij->i", gap, gap) < self._reach**2):
-            violation = self._measure(int(index))
+        near = np.einsum("ij,ij->i", gap, gap) < self._reach_squared
+        for index in near.nonzero()[0].tolist():
+            violation = self._measure(index)
             if violation is not None:
                 return violation
         return None

@@ -16,11 +16,12 @@ from .actions import checked, shortened
 from .chunk import FADE_ACTIONS, Begun, Chunk, Fade, Progress, Segment, segment_between
 from .clearance import ArmClearance, Violation
 from .description import FloatArray, RobotDescription
-from .kinematics import ArmKinematics, Pose, rotated, rotation_between
+from .kinematics import ArmKinematics, Pose, clipped, rotated, rotation_between
 from .limiter import JointLimiter
 from .safety import ActionRefused, Reason
 
 STILL = 1e-6  # rad, rad/s
+_CERTAIN = 1.0 - 1e-6  # a bound below this share of a limit holds whatever the rounding
 MAX_TICK_SECONDS = 0.05  # after a pause the arm goes on from where it is instead of catching up
 
 
@@ -181,17 +182,20 @@ class CartesianController:
     def _move(self, seconds: float) -> None:
         """Step towards the goal; brake instead when the end effector would exceed its speed limits."""
         limiter = self._limiter
-        start, speed = self._kinematics.forward(limiter.position), limiter.velocity
-        before = limiter.position
-        end = self._kinematics.forward(limiter.step(self._goal, seconds))
-        limits = self._description.speed
-        turned = math.hypot(*rotation_between(start.quaternion, end.quaternion))
-        if (
-            math.hypot(*(end.position - start.position)) > limits.linear * seconds
-            or turned > limits.angular * seconds
-        ):
+        before, speed = limiter.position, limiter.velocity
+        if self._too_fast(before, limiter.step(self._goal, seconds), seconds):
             limiter.position, limiter.velocity = before, speed
             limiter.step(limiter.stopping_position(), seconds)
+
+    def _too_fast(self, before: FloatArray, after: FloatArray, seconds: float) -> bool:
+        """Whether the end effector would exceed its speed limits; mostly a bound on its way says no."""
+        moved, turned = self._kinematics.farthest(after - before)
+        far, turn = self._description.speed.linear * seconds, self._description.speed.angular * seconds
+        if moved < _CERTAIN * far and turned < _CERTAIN * turn:
+            return False
+        start, end = self._kinematics.forward(before), self._kinematics.forward(after)
+        turned = math.hypot(*rotation_between(start.quaternion, end.quaternion))
+        return math.hypot(*(end.position - start.position)) > far or turned > turn
 
     def _aim(self, delta: FloatArray, share: float) -> Pose | None:
         """Take over the gripper's goal; return the target after ``delta``, or None where it is refused.
@@ -302,7 +306,7 @@ class CartesianController:
     def _inside(self, position: FloatArray, translation: FloatArray) -> FloatArray:
         """Return the translation from ``position`` that ends in the workspace box, or on its wall."""
         low, high = self._description.workspace_lower, self._description.workspace_upper
-        return np.clip(position + translation, low, high) - position
+        return clipped(position + translation, low, high) - position
 
 
 def _whole(steps: float) -> float:

@@ -18,7 +18,7 @@ from .model import END_EFFECTOR_SITE, arm_spec
 
 POSITION_TOLERANCE = 1e-4  # m
 ROTATION_TOLERANCE = 5e-4  # rad
-_MAX_ITERATIONS = 30
+_MAX_ITERATIONS = 29
 _DAMPING = 1e-5  # small: far from singular poses it must not slow convergence
 _MAX_JOINT_STEP = 0.4  # rad an iteration, keeps the solver in the branch it started in
 
@@ -43,7 +43,7 @@ class InverseResult:
     @property
     def converged(self) -> bool:
         """Whether the joints reach the pose to 0.1 mm and 0.03 degrees."""
-        return self.position_error <= POSITION_TOLERANCE and self.rotation_error <= ROTATION_TOLERANCE
+        return _within_tolerance(self.position_error, self.rotation_error)
 
 
 class ArmKinematics:
@@ -57,18 +57,28 @@ class ArmKinematics:
         self._model = spec.compile()
         self._data = mujoco.MjData(self._model)
         joints = [self._model.joint(name) for name in description.joints]
-        self._qpos = np.array([joint.qposadr[0] for joint in joints])
+        self._joints = np.array([joint.qposadr[0] for joint in joints])
         self._dofs = np.array([joint.dofadr[0] for joint in joints])
         self._site = self._model.site(END_EFFECTOR_SITE).id
+        # Views of MuJoCo's memory: asking for them anew costs as much as the kinematics.
+        self._qpos = self._data.qpos
+        self._position, self._rotation = self._data.site_xpos[self._site], self._data.site_xmat[self._site]
         self._jacobian = np.zeros((6, self._model.nv))
+        self._linear, self._angular = self._jacobian[:3], self._jacobian[3:]
         self._quaternion, self._inverse, self._difference = np.zeros(4), np.zeros(4), np.zeros(4)
+        self._placed = b""  # the joints at which the poses are now
+        reach = [self._reach(joint.id) for joint in joints]
+        self._bounds = np.array([reach, np.ones(len(reach))]).T
 
     def forward(self, joints: FloatArray) -> Pose:
         """Return the end effector's pose at ``joints`` (6,) rad."""
         self._place(joints)
-        position = self._data.site_xpos[self._site].copy()
-        mujoco.mju_mat2Quat(self._quaternion, self._data.site_xmat[self._site])
-        return Pose(position, self._quaternion[[1, 2, 3, 0]])
+        return Pose(self._position.copy(), self._quaternion[[1, 2, 3, 0]])
+
+    def farthest(self, turns: FloatArray) -> tuple[float, float]:
+        """Return how far (m, rad) the end effector moves at most when joints turn by ``turns`` (6,) rad."""
+        moved, turned = (np.abs(turns) @ self._bounds).tolist()
+        return moved, turned
 
     def inverse(self, pose: Pose, start_joints: FloatArray) -> InverseResult:
         """Return joints that reach ``pose``, or come near it, searching from ``start_joints`` (6,) rad.
@@ -78,43 +88,61 @@ class ArmKinematics:
         limits = self._description
         joints = clipped(start_joints, limits.lower, limits.upper)
         goal = pose.quaternion[[3, 0, 1, 2]]
-        for iteration in range(_MAX_ITERATIONS):
-            self._place(joints)
-            error = self._error(pose.position, goal)
-            result = InverseResult(joints, _norm(error[:3]), _norm(error[3:]), iteration)
-            if result.converged:
-                break
-            step = self._step(error)
-            step *= min(1.0, _MAX_JOINT_STEP / max(float(np.abs(step).max()), 1e-12))
-            joints = clipped(joints + step, limits.lower, limits.upper)
-        return result
+        error, iterations = self._error(joints, pose.position, goal), 0
+        while not _within_tolerance(*_sizes(error)) and iterations < _MAX_ITERATIONS:
+            joints = clipped(joints + self._step(error), limits.lower, limits.upper)
+            error, iterations = self._error(joints, pose.position, goal), iterations + 1
+        return InverseResult(joints, *_sizes(error), iterations)
 
     def _place(self, joints: FloatArray) -> None:
-        self._data.qpos[self._qpos] = joints
+        """Bring the poses up to ``joints``; a solve starts where the last one ended, so often they are."""
+        content = joints.tobytes()
+        if content == self._placed:
+            return
+        self._qpos[self._joints] = joints
         mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mju_mat2Quat(self._quaternion, self._rotation)
+        self._placed = content
 
-    def _error(self, position: FloatArray, goal_wxyz: FloatArray) -> FloatArray:
-        """Return the twist (6,) from the present pose to the goal, in the base frame (m, rad)."""
+    def _error(self, joints: FloatArray, position: FloatArray, goal_wxyz: FloatArray) -> FloatArray:
+        """Return the twist (6,) from the pose at ``joints`` to the goal, in the base frame (m, rad)."""
+        self._place(joints)
         error = np.empty(6)
-        np.subtract(position, self._data.site_xpos[self._site], out=error[:3])
-        mujoco.mju_mat2Quat(self._quaternion, self._data.site_xmat[self._site])
+        np.subtract(position, self._position, out=error[:3])
         mujoco.mju_negQuat(self._inverse, self._quaternion)
         mujoco.mju_mulQuat(self._difference, goal_wxyz, self._inverse)
         mujoco.mju_quat2Vel(error[3:], self._difference, 1.0)
         return error
 
     def _step(self, error: FloatArray) -> FloatArray:
-        """Return the damped least-squares joint step J^T (J J^T + d I)^-1 e."""
+        """Return the damped least-squares joint step J^T (J J^T + d I)^-1 e, shortened if it is too long."""
         mujoco.mj_comPos(self._model, self._data)
-        mujoco.mj_jacSite(self._model, self._data, self._jacobian[:3], self._jacobian[3:], self._site)
+        mujoco.mj_jacSite(self._model, self._data, self._linear, self._angular, self._site)
         jacobian = self._jacobian[:, self._dofs]
         squared = jacobian @ jacobian.T
         squared.flat[::7] += _DAMPING
-        return jacobian.T @ np.linalg.solve(squared, error)
+        step = jacobian.T @ np.linalg.solve(squared, error)
+        largest = max(map(abs, step.tolist()))
+        return step if largest <= _MAX_JOINT_STEP else step * (_MAX_JOINT_STEP / largest)
+
+    def _reach(self, joint: int) -> float:
+        """Return a length (m) that the end effector's distance from the axis of a hinge never exceeds."""
+        model = self._model
+        hinged, body = int(model.jnt_bodyid[joint]), int(model.site_bodyid[self._site])
+        offsets = [model.site_pos[self._site], model.jnt_pos[joint]]
+        while body != hinged:
+            offsets.append(model.body_pos[body])
+            body = int(model.body_parentid[body])
+        return float(np.linalg.norm(offsets, axis=1).sum())
 
 
-def _norm(vector: FloatArray) -> float:
-    return float(np.sqrt(vector @ vector))
+def _sizes(twist: FloatArray) -> tuple[float, float]:
+    x, y, z, *turn = twist.tolist()
+    return math.hypot(x, y, z), math.hypot(*turn)
+
+
+def _within_tolerance(metres: float, radians: float) -> bool:
+    return metres <= POSITION_TOLERANCE and radians <= ROTATION_TOLERANCE
 
 
 def clipped(values: FloatArray, low: FloatArray, high: FloatArray) -> FloatArray:

@@ -31,7 +31,8 @@ class JointLimiter:
         # The fastest speed v from which v dt + v^2 / 2a still ends on the goal.
         braking = a * (np.sqrt(seconds**2 + 2.0 * np.abs(left) / a) - seconds)
         wanted = np.sign(left) * np.minimum(braking, self._velocity_limit)
-        self.velocity = clipped(wanted, self.velocity - a * seconds, self.velocity + a * seconds)
+        change = a * seconds
+        self.velocity = clipped(wanted, self.velocity - change, self.velocity + change)
         self.position = self.position + self.velocity * seconds
         return self.position
 
