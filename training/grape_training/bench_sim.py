@@ -6,10 +6,10 @@ computed beforehand.
 
 episodes_per_core_minute: by processor time of one process, which runs on one core.
 reset_ms: median processor time of a reset, image included.
-physics_share, controller_share, rendering_share: MuJoCo's steps; the arm's own controller with its inverse
-kinematics, the code that runs on a real arm; the camera's images.
-overhead_share: the rest, which is what evaluating costs: judge, reset, measures, result file. With the
-controller counted as overhead it is ``overhead_with_controller_share``.
+physics_share, rendering_share: MuJoCo's steps; the camera's images.
+overhead_share: everything else: the arm's controller, judge, reset, measures, result file. Of it
+controller_share is in the arm's controller with its inverse kinematics and clearance checks, the code that
+runs on a real arm.
 two_worker_speedup: episodes per second of two worker processes against one, by the wall clock, in turns.
 """
 
@@ -59,8 +59,7 @@ def measure_simulation(suite: str, episodes: int) -> dict[str, Any]:
     return {
         "episodes_per_core_minute": 60.0 * len(states) / total,
         "reset_ms": 1000.0 * statistics.median(resets),
-        "overhead_share": 1.0 - sum(spent.values()) / total,
-        "overhead_with_controller_share": 1.0 - (spent["physics"] + spent["rendering"]) / total,
+        "overhead_share": 1.0 - (spent["physics"] + spent["rendering"]) / total,
         **{f"{name}_share": seconds / total for name, seconds in spent.items()},
         "two_worker_speedup": _speedup(suite, episodes),
         "episodes": len(states),

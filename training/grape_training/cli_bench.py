@@ -80,8 +80,9 @@ def sim(
 ) -> None:
     """Time rendered episodes without a policy: rate per core, reset, two workers, overhead.
 
-    Overhead is what evaluating adds to physics, arm controller and rendering: judge, reset, measures, result
-    file. Times are processor time, but `two_worker_speedup` is by the clock and needs two idle cores.
+    Overhead is all that is neither physics nor rendering: the arm's controller (also shown apart), judge,
+    reset, measures, result file. Times are processor time, but `two_worker_speedup` is by the clock and needs
+    two idle cores.
     """
     from grape_training.pool import ENVIRONMENT
 
