@@ -14,6 +14,7 @@ from grape_training import checks
 from grape_training.cells import CellResult, shared_environment
 from grape_training.checks import RunOptions, check_against_fooling, film_and_check_determinism, first_states
 from grape_training.errors import UserError
+from grape_training.evaluation import run_hash
 from grape_training.policies import PolicySpec, start_actor
 from vla_factory import tiny_checkpoint
 
@@ -103,6 +104,22 @@ def test_a_policy_gets_the_image_and_the_words_and_nothing_else(checkpoint, shuf
     other = SimpleNamespace(image=255 - observation.image)
     assert np.array_equal(action, actor.act(other)) == (shuffle == "image")
     assert not [thing for thing in reachable(actor) if isinstance(thing, SimEnvironment)]
+
+
+@pytest.mark.parametrize("shuffle", ["none", "image"])
+def test_a_policy_trained_on_mirrored_images_sees_such(checkpoint, shuffle):
+    environment = shared_environment()
+    plain, _ = start_actor(PolicySpec(str(checkpoint), shuffle=shuffle), environment, STATES[0], 3)
+    spec = PolicySpec(str(checkpoint), shuffle=shuffle, mirrored=True)
+    actor, observation = start_actor(spec, environment, STATES[0], 3)
+    seen: list[np.ndarray] = []
+    for each in (plain, actor):
+        vla = getattr(each, "actor", each)
+        vla.act_on = lambda image: seen.append(image) or np.zeros(7)
+        each.act(observation)
+    assert np.array_equal(seen[0], seen[1][:, ::-1])
+    assert not np.array_equal(seen[0], seen[1])
+    assert run_hash(spec, "in_domain", 50, 0) != run_hash(replace(spec, mirrored=False), "in_domain", 50, 0)
 
 
 def reachable(root: object) -> list[object]:

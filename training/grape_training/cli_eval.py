@@ -38,6 +38,12 @@ def evaluate(
     shuffle: Annotated[
         str, typer.Option(help="Give all policies wrong inputs: none, instruction or image.")
     ] = "none",
+    mirror_images: Annotated[
+        bool,
+        typer.Option(
+            help="Show the policies all images mirrored left to right: OpenVLA's LIBERO checkpoints want it."
+        ),
+    ] = False,
     seed: SeedOption = 0,
     workers: WorkersOption = 2,
     ray: Annotated[
@@ -66,7 +72,7 @@ def evaluate(
 
     loaded = load_suite(suite)
     ids = choose_states(loaded, split_tasks(tasks), split, states)
-    specs = name_policies(policies, temperature, shuffle)
+    specs = name_policies(policies, temperature, shuffle, mirror_images)
     run = RunOptions(loaded.source, workers, ray, max_steps or loaded.max_steps, seed)
     document = run_evaluation(
         specs, ids, output, run, check_states=check_states if checks else 0, film_states=films

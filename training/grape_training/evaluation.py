@@ -86,8 +86,9 @@ def run_hash(spec: PolicySpec, suite: str, max_steps: int, seed: int) -> str:
 
     folder = Path(spec.source)
     content = hash_folder(folder) if folder.is_dir() else spec.source
+    inputs = [spec.shuffle, "mirrored"] if spec.mirrored else spec.shuffle
     suite_hash = load_suite(suite).content_hash
-    return hash_json([_FORMAT, content, spec.temperature, spec.shuffle, suite_hash, max_steps, seed])
+    return hash_json([_FORMAT, content, spec.temperature, inputs, suite_hash, max_steps, seed])
 
 
 def _read(path: Path) -> dict[str, CellResult]:

@@ -32,7 +32,9 @@ def choose_states(suite: EvaluationSuite, cells: Sequence[str], split: str, per_
     return suite.state_ids(split, per_cell, cells=list(cells) or None)
 
 
-def name_policies(sources: Sequence[str], temperature: float, shuffle: str) -> dict[str, PolicySpec]:
+def name_policies(
+    sources: Sequence[str], temperature: float = 0.0, shuffle: str = "none", mirrored: bool = False
+) -> dict[str, PolicySpec]:
     """Return the policies under short names: the last part of their path, made unique by a number.
 
     Raises:
@@ -46,7 +48,7 @@ def name_policies(sources: Sequence[str], temperature: float, shuffle: str) -> d
                 f"{source} is no folder of a policy", f"Give such a folder, or {', '.join(SCRIPTED)}"
             )
         unique = name if names.count(name) == 1 else f"{name}_{index}"
-        specs[unique] = PolicySpec(source, temperature, shuffle)
+        specs[unique] = PolicySpec(source, temperature, shuffle, mirrored)
     return specs
 
 

@@ -27,12 +27,14 @@ class PolicySpec:
 
     ``source`` is a checkpoint folder, an adapter or registry version folder, or one of :data:`SCRIPTED`.
     ``shuffle`` gives the policy another task's instruction, or the first image of another initial state: a
-    policy that understands its inputs fails then.
+    policy that understands its inputs fails then. ``mirrored``: it was trained on images mirrored left to
+    right and is shown such, as OpenVLA's LIBERO checkpoints.
     """
 
     source: str
     temperature: float = 0.0
     shuffle: str = "none"
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.shuffle not in SHUFFLES:
@@ -93,12 +95,15 @@ class VlaActor:
         return action
 
 
-class _FixedImageActor:
-    def __init__(self, actor: VlaActor, image: np.ndarray) -> None:
-        self.actor, self.image = actor, image
+class _OtherImageActor:
+    """Shows a VLA not what the camera sees but one ``fixed`` image, or either mirrored left to right."""
+
+    def __init__(self, actor: VlaActor, fixed: np.ndarray | None, mirrored: bool) -> None:
+        self.actor, self.fixed, self.mirrored = actor, fixed, mirrored
 
     def act(self, observation: Observation) -> np.ndarray:
-        return self.actor.act_on(self.image)
+        image = observation.image if self.fixed is None else self.fixed
+        return self.actor.act_on(np.ascontiguousarray(image[:, ::-1]) if self.mirrored else image)
 
 
 class _ScriptedActor:
@@ -132,7 +137,9 @@ def start_actor(
     if spec.shuffle == "instruction":
         instruction = environment.suite.sample(initial_state_id).other_instruction
     actor = VlaActor(load_vla(spec.source), instruction, spec.temperature, seed)
-    return (actor if other_image is None else _FixedImageActor(actor, other_image)), observation
+    if other_image is None and not spec.mirrored:
+        return actor, observation
+    return _OtherImageActor(actor, other_image, spec.mirrored), observation
 
 
 def _other_state(initial_state_id: str) -> str:
