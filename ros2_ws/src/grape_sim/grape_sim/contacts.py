@@ -37,13 +37,13 @@ class ContactReader:
         are passed over before any of them is looked at. Plain numbers are faster than arrays this small.
         """
         contact, things = data.contact, self._things
-        address, pressing = contact.efc_address.tolist(), data.efc_force
+        pressing = data.efc_force
         sums: dict[tuple[int, int], float] = {}
-        for number, (one, other) in enumerate(contact.geom.tolist()):
-            if (watched[one] or watched[other]) and address[number] >= 0:
+        for (one, other), row in zip(contact.geom.tolist(), contact.efc_address.tolist(), strict=True):
+            if row >= 0 and (watched[one] or watched[other]):
                 pair = (things[one], things[other])
                 # The first constraint row of a contact is its normal direction (elliptic friction cones).
-                sums[pair] = sums.get(pair, 0.0) + float(pressing[address[number]])
+                sums[pair] = sums.get(pair, 0.0) + float(pressing[row])
         forces: Forces = {}
         for (first, second), force in sums.items():
             if force > 0.0 and first != second:

@@ -12,6 +12,7 @@ from grape_sim.objects import ObjectShape
 from grape_sim.suite_types import Layout, SuiteError, Task, Zone
 
 _TRIES_PER_OBJECT, _RESTARTS = 60, 400
+_DRAWS = 10_000  # of a place in a zone; where none is within reach, nothing of the zone is
 PUSH_ROOM = 0.055  # m behind a pushed object for the gripper
 GRIPPER_ROOM = 0.035  # m around the gripper where it comes down
 PUSH_SIDE = 0.020  # m beside its way for the gripper
@@ -136,10 +137,14 @@ class _Draft:
         return True
 
     def _draw(self, zone: Zone) -> tuple[float, float, float]:
-        while True:
+        for _ in range(_DRAWS):
             x, y = self._uniform(*zone.x), self._uniform(*zone.y)
             if math.hypot(x, y) <= self._layout.reach:
                 return x, y, self._uniform(-zone.yaw, zone.yaw)
+        what = (
+            f"x {list(zone.x)}, y {list(zone.y)} is farther from the arm than reach, {self._layout.reach:g} m"
+        )
+        raise SuiteError("layout", what, "Move the zone nearer to the arm's base, which stands at 0, 0")
 
     def _add(self, shape: ObjectShape, x: float, y: float, yaw: float, is_source: bool) -> bool:
         """Place the object if there is room."""

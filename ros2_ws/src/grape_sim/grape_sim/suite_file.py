@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
@@ -15,11 +16,11 @@ from jsonschema.exceptions import ValidationError, best_match
 from grape_sim.suite_types import SuiteError
 
 MAX_BYTES = 256 * 1024
-_HINT = "See docs/reference/suites.md"
+_HINT = "See docs/how-to/write-suites.md"
 
 
 class _PlainLoader(yaml.CSafeLoader):
-    """Plain YAML that refuses a repeated key instead of forgetting the first."""
+    """Plain YAML that refuses a repeated key instead of forgetting the first, and numbers without end."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -29,6 +30,17 @@ class _PlainLoader(yaml.CSafeLoader):
             )
         loaded: dict[Any, Any] = super().construct_mapping(node, deep)
         return loaded
+
+    def construct_yaml_float(self, node: Any) -> float:
+        value = float(super().construct_yaml_float(node))
+        if not math.isfinite(value):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value} is no finite number", node.start_mark
+            )
+        return value
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_yaml_float)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -94,7 +106,7 @@ def _remedy(error: ValidationError) -> str:
             return str(described.schema["description"])
         described = described.parent
     if error.validator == "additionalProperties" and isinstance(error.schema, dict):
-        return f"Known here: {', '.join(error.schema.get('properties', {}))}"
+        return f"Known here: {', '.join(error.schema.get('properties', {})) or 'nothing'}"
     return _HINT
 
 

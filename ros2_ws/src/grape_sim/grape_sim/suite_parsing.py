@@ -27,6 +27,7 @@ from grape_sim.suite_file import read_document
 from grape_sim.suite_types import Success, Suite, SuiteError, Task, Texture
 
 GRIP_HEIGHT = 0.002  # m above the origin
+MAX_GRIP = 0.024  # m, half width
 AIM = 0.042  # m
 # What the arm, the table and the camera are called in the compiled model.
 RESERVED = {
@@ -129,7 +130,10 @@ class SuiteParser:
             self.refuse(where, "the robot or the table is called so", "Choose another name")
         if "like" in content:
             factors = _vector(content.get("scale", [1, 1, 1]))
-            return scaled(self.find("objects", content["like"], f"{where}.like"), name, factors)
+            if content["like"] not in self.objects:
+                what = f"no object {content['like']!r} is described above this one"
+                self.refuse(f"{where}.like", what, f"Known here: {', '.join(self.objects) or 'none'}")
+            return scaled(self.objects[content["like"]], name, factors)
         parts = tuple(self._part(part, f"{where}.parts[{i}]") for i, part in enumerate(content["parts"]))
         if all(part.mass is None for part in parts):
             self.refuse(f"{where}.parts", "nothing is solid", "Give at least one part with solid and mass")
@@ -182,13 +186,20 @@ class SuiteParser:
         kind, details = next(iter(content["success"].items()))
         source = self.find("objects", content["source"], f"{where}.source")
         if kind == "knocked_over":
+            if "target" in content:
+                self.refuse(f"{where}.target", "what is knocked over needs none", "Leave it out")
             target = source
         elif "target" not in content:
             self.refuse(where, f"{kind} needs a target", "Name the object that source is brought to")
         else:
             target = self.find("objects", content["target"], f"{where}.target")
+        if kind == "pushed" and target is source:
+            self.refuse(f"{where}.target", f"{source.name} cannot be pushed to itself", "Name another object")
         if kind == "placed" and source.grip is None:
             self.refuse(f"{where}.source", f"{source.name} has no grip", "Give the object a grip")
+        if kind == "placed" and source.grip.half_width > MAX_GRIP + 1e-9:
+            what = f"{source.name} is {2000 * source.grip.half_width:.0f} mm wide between the fingers"
+            self.refuse(f"{where}.source", what, f"The gripper takes up to {2000 * MAX_GRIP:.0f} mm")
         if kind == "placed" and (target.surface is None or target is source):
             self.refuse(
                 f"{where}.target", f"nothing can be put on {target.name}", "Give the object a surface"
