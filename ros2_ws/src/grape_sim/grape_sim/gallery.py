@@ -55,8 +55,14 @@ def _tile(image: np.ndarray, label: str, instruction: str) -> Image.Image:
     tile = Image.new("RGB", (TILE, TILE + CAPTION), _BACKGROUND)
     tile.paste(Image.fromarray(image[:, side:-side]).resize((TILE, TILE), Image.Resampling.BICUBIC), (0, 0))
     draw, font = ImageDraw.Draw(tile), ImageFont.load_default(11)
-    draw.text((2, TILE + 1), label, fill=_INK, font=font)
+    draw.text((2, TILE + 1), label, fill=_INK, font=_fitting_font(label))
     words = textwrap.wrap(instruction, 34)[:2]
     for row, line in enumerate(words):
         draw.text((2, TILE + 14 + 13 * row), line, fill=_GREY, font=font)
     return tile
+
+
+def _fitting_font(text: str) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the largest font in which ``text`` does not run into the next tile."""
+    fonts = [ImageFont.load_default(size) for size in range(11, 5, -1)]
+    return next((font for font in fonts if font.getlength(text) <= TILE - 4), fonts[-1])
