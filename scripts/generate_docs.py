@@ -51,7 +51,7 @@ def contract_page() -> str:
 def parameters_page() -> str:
     """Render the parameter table of every node of the stack."""
     parts = ["# Parameters of the nodes\n"]
-    nodes = [*stack.NODES, stack.COLLECTOR]
+    nodes = [*stack.NODES, stack.LIFECYCLE_MANAGER, stack.COLLECTOR]
     for node in nodes:
         if node.module:
             table = import_module(node.module).PARAMETERS

@@ -170,7 +170,7 @@ def test_ending_grape_up_in_mid_episode_leaves_no_process_and_no_part(
             if line.startswith("[stack] ready"):
                 break
         nodes = psutil.Process(process.pid).children(recursive=True)
-        assert len(nodes) == 5
+        assert len(nodes) == 6
         start_endless_episode(domain_id, tmp_path)
         process.send_signal(number)
         process.communicate(timeout=40)

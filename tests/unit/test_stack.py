@@ -11,7 +11,7 @@ import yaml
 from grape_policy import stack
 
 SOURCES = Path(__file__).parents[2] / "ros2_ws" / "src"
-OURS = [node for node in (*stack.NODES, stack.COLLECTOR) if node.module]
+OURS = [n for n in (*stack.NODES, stack.LIFECYCLE_MANAGER, stack.COLLECTOR) if n.module]
 
 
 @pytest.mark.parametrize("node", OURS, ids=lambda node: node.name)
@@ -28,7 +28,7 @@ def test_defaults_resolve_and_paths_become_absolute() -> None:
     assert values["driver"] == "sim"
     assert Path(str(values["checkpoint"])).is_absolute()
     names = [node.name for node in stack.selected_nodes(values)]
-    assert names == ["sim", "arm", "policy", "recorder", "episode_manager"]
+    assert names == ["sim", "arm", "policy", "recorder", "episode_manager", "lifecycle_manager"]
 
 
 def test_another_driver_needs_no_simulator() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from grape_policy import stack
+from grape_policy.respawn import RESPAWN_DELAY_SECONDS, RespawnBudget
 
-RESPAWN_DELAY_SECONDS = 1.0
 STOP_SECONDS = "20"  # to close files after Ctrl+C on a busy machine, before SIGTERM
 
 
@@ -54,7 +55,6 @@ def node_action(node: stack.NodeDescription, arguments: dict[str, stack.Value]) 
         ],
         output="screen",
         respawn=node.respawns > 0,
-        respawn_max_retries=node.respawns,
         respawn_delay=RESPAWN_DELAY_SECONDS,
         sigterm_timeout=STOP_SECONDS,
         on_exit=_ExitHandler(node),
@@ -65,10 +65,9 @@ class _ExitHandler:
     """Ends the launch when a required node has ended more often than it may be respawned."""
 
     def __init__(self, node: stack.NodeDescription) -> None:
-        self.node, self.exits = node, 0
+        self.node, self.budget = node, RespawnBudget(node.respawns)
 
     def __call__(self, event: Any, context: LaunchContext) -> list[Any]:
-        self.exits += 1
-        if context.is_shutdown or not self.node.required or self.exits <= self.node.respawns:
+        if context.is_shutdown or not self.node.required or self.budget.grant(time.monotonic()):
             return []
         return [Shutdown(reason=f"{self.node.name} ended with exit code {event.returncode}")]

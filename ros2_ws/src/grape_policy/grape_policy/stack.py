@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -61,7 +61,8 @@ class NodeDescription:
         namespace: namespace of the node, without the leading slash.
         only_if: (argument, value): run only when the argument has this value; None: always.
         required: the stack stops when this node ends for good.
-        respawns: how often it may be started again after it ended by itself.
+        respawns: how often within ten minutes it may be started again after it ended by itself.
+        managed: a lifecycle node that the lifecycle manager brings up and takes down, in this order.
         announces_ready: prints the line ``ready`` when it can do its work (all nodes of ours do).
         stops_first: is stopped before the others, which it still needs.
     """
@@ -75,6 +76,7 @@ class NodeDescription:
     only_if: tuple[str, str] | None = None
     required: bool = True
     respawns: int = 0
+    managed: bool = False
     announces_ready: bool = True
     stops_first: bool = False
 
@@ -113,6 +115,9 @@ COLLECT_ARGUMENTS = (
     Argument("seed", 0, "seed of the sampling"),
 )
 
+RESPAWNS = 3  # within ten minutes; a node that crashes more often needs a person
+
+# In the order of activation: what a node needs comes before it.
 NODES = (
     # Camera, arm, objects and judge in one: it owns the simulated time and state.
     NodeDescription(
@@ -122,6 +127,8 @@ NODES = (
         "grape_sim.node",
         parameters={"image_scale": "{image_scale}"},
         only_if=("driver", "sim"),
+        respawns=RESPAWNS,
+        managed=True,
     ),
     # Named so that its topics get the names the contract has for the images.
     NodeDescription(
@@ -140,6 +147,8 @@ NODES = (
         "arm_node",
         "grape_policy.nodes.arm_node",
         parameters={"driver": "{driver}", "watch": "{watch}"},
+        respawns=RESPAWNS,
+        managed=True,
     ),
     NodeDescription(
         "policy",
@@ -150,7 +159,8 @@ NODES = (
             name: "{" + name + "}"
             for name in ("checkpoint", "registry", "statistics_key", "device", "precision", "compile")
         },
-        respawns=2,
+        respawns=RESPAWNS,
+        managed=True,
     ),
     NodeDescription(
         "recorder",
@@ -158,7 +168,8 @@ NODES = (
         "recorder_node",
         "grape_policy.nodes.recorder_node",
         parameters={"episodes_folder": "{episodes_folder}"},
-        respawns=2,
+        respawns=RESPAWNS,
+        managed=True,
     ),
     NodeDescription(
         "episode_manager",
@@ -166,8 +177,19 @@ NODES = (
         "episode_manager_node",
         "grape_policy.nodes.episode_manager_node",
         parameters={"episodes_folder": "{episodes_folder}"},
-        stops_first=True,  # it closes the open episode with the help of the others
+        respawns=RESPAWNS,
+        managed=True,
     ),
+)
+
+# Its parameter ``nodes`` is filled in from the nodes that run.
+LIFECYCLE_MANAGER = NodeDescription(
+    "lifecycle_manager",
+    "grape_policy",
+    "lifecycle_manager_node",
+    "grape_policy.nodes.lifecycle_manager_node",
+    respawns=RESPAWNS,
+    stops_first=True,  # it takes the others down, in reverse order
 )
 
 # Runs one Collect action and ends; with it ends the stack of collect.launch.py.
@@ -200,16 +222,19 @@ def resolve_arguments(
 
 
 def selected_nodes(arguments: Mapping[str, Value]) -> list[NodeDescription]:
-    """Return the nodes that run with these (resolved) arguments, in start order."""
-    return [n for n in NODES if n.only_if is None or arguments[n.only_if[0]] == n.only_if[1]]
+    """Return the nodes that run with these (resolved) arguments, the lifecycle manager last."""
+    nodes = [n for n in NODES if n.only_if is None or arguments[n.only_if[0]] == n.only_if[1]]
+    managed = ",".join(node.name for node in nodes if node.managed)
+    return [*nodes, replace(LIFECYCLE_MANAGER, parameters={"nodes": managed})]
 
 
 def filled_parameters(node: NodeDescription, arguments: Mapping[str, Value]) -> dict[str, Value]:
     """Return the node's parameters with ``{argument}`` replaced by that argument's value."""
-    return {
+    filled = {
         name: arguments[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
         for name, value in node.parameters.items()
     }
+    return filled | {"autostart": False} if node.managed else filled
 
 
 def ros_arguments(node: NodeDescription, arguments: Mapping[str, Value]) -> list[str]:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ from pathlib import Path
 
 from grape_policy import domain, stack
 from grape_policy.process import SupervisedProcess
+from grape_policy.respawn import RESPAWN_DELAY_SECONDS, RespawnBudget
 from grape_policy.stack import NodeDescription, StackError
 
 READY_SECONDS = 180.0  # importing torch takes long on a busy machine
-RESPAWN_DELAY_SECONDS = 1.0
 LineHandler = Callable[[str, str], None]
 
 
@@ -112,16 +113,16 @@ class Supervisor:
     async def _keep_running(self, node: NodeDescription) -> None:
         process = self.processes[node.name]
         process.log.unlink(missing_ok=True)
-        end = ""
-        for starts in range(node.respawns + 1):
-            if starts:
-                await asyncio.sleep(RESPAWN_DELAY_SECONDS)
+        budget = RespawnBudget(node.respawns)
+        while True:
             end = await self._run_once(process)
             if self._stopping.is_set():
                 return
             self.on_line(node.name, end)
-            if node.announces_ready and not process.ready.is_set():
-                break  # it could not even start; it would fail the same way again
+            could_start = process.ready.is_set() or not node.announces_ready  # else it would fail again
+            if not could_start or not budget.grant(time.monotonic()):
+                break
+            await asyncio.sleep(RESPAWN_DELAY_SECONDS)
         if node.required:
             self._fail(f"{node.name} {end}{_quoted_end(process)}")
 

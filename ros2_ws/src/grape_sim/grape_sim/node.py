@@ -19,9 +19,8 @@ from grape_policy.nodes import base
 from grape_policy.nodes.arm_messages import from_joint_state, to_joint_state, to_pose
 from grape_policy.nodes.loop_timer import LoopTimer
 from grape_policy.nodes.messages import MessageError, to_image, to_nanoseconds, to_stamp
-from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.priority import run_preferred
-from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo
 
 from grape_sim.camera_thread import CameraThread, Frame
@@ -37,33 +36,39 @@ PARAMETERS = (
 )
 
 
-class SimNode(Node):
+class SimNode(base.ManagedNode):
     """Owner of the simulated scene. Between commands the arm's servos hold the last joint target."""
 
     def __init__(self) -> None:
-        super().__init__("sim")
-        self._parameters = declare(self, PARAMETERS)
+        super().__init__("sim", PARAMETERS)
+
+    def configure(self) -> None:
+        """Build the scene in its first state."""
         self._robot = load_description()
-        self._environment = SimEnvironment(suite=self._parameters.suite)
+        self._environment = SimEnvironment(suite=self.parameters.suite)
         self._target = self._home = JointTarget(self._robot.home, self._robot.gripper.open)
         self._reset_ns = 0
         suite = self._environment.suite
-        self._reset(self._parameters.initial_state_id or suite.state_ids(suite.splits[0], 1)[0], None)
+        self._reset(self.parameters.initial_state_id or suite.state_ids(suite.splits[0], 1)[0], None)
+
+    def activate(self) -> None:
+        """Let time run, and show it."""
         self._open_topics()
-        self._camera = CameraThread(
-            self._environment.model, self._publish_frame, self._parameters.image_scale
-        )
+        self._camera = CameraThread(self._environment.model, self._publish_frame, self.parameters.image_scale)
         self._image_delays: deque[float] = deque(maxlen=200)  # s from the state to its published colour image
-        self._ticks_per_image = max(1, round(1.0 / (self._parameters.image_rate_hz * TICK_SECONDS)))
+        self._ticks_per_image = max(1, round(1.0 / (self.parameters.image_rate_hz * TICK_SECONDS)))
         self._ticks, self._lost_ticks = 0, 0
         self._timer_report = LoopTimer(TICK_SECONDS)
         self._origin = time.monotonic()
         self.create_timer(TICK_SECONDS, self._on_timer)
         self.create_timer(1.0, self._publish_diagnostics)
 
-    def close(self) -> None:
-        """End the camera thread before DDS goes."""
+    def deactivate(self) -> None:
+        """Stop the time; the camera's thread ends before DDS goes."""
         self._camera.close()
+
+    def cleanup(self) -> None:
+        """Let go of the scene."""
         self._environment.close()
 
     def _open_topics(self) -> None:
@@ -77,7 +82,7 @@ class SimNode(Node):
         base.service(self, "reset_scene", self._on_reset)
         base.service(self, "judge_episode", self._on_judge)
         base.heartbeat(self, "camera")
-        self._info.publish(camera_info(self._now_ns(), self._parameters.image_scale))
+        self._info.publish(camera_info(self._now_ns(), self.parameters.image_scale))
 
     def _on_timer(self) -> None:
         """Run the ticks that are due, then publish the newest state once."""

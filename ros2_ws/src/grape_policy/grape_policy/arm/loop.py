@@ -72,6 +72,11 @@ class ArmLoop:
         return self._supervisor.status
 
     @property
+    def still(self) -> bool:
+        """Whether the arm's target stands still."""
+        return self._controller.still
+
+    @property
     def unreachable(self) -> int:
         """How many targets inverse kinematics could not reach since start."""
         return self._controller.unreachable

@@ -17,7 +17,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from grape_episodes import contract
 from grape_episodes.messages import header_stamp_ns
 from grape_msgs.msg import ActionStarted, EpisodeEvent, SafetyState
-from rclpy.node import Node
 
 from grape_policy.arm.description import RobotDescription, load_boxes, load_description
 from grape_policy.arm.loop import ArmLoop, Timeouts
@@ -28,13 +27,14 @@ from grape_policy.nodes.drivers.mock import PublishingMockDriver
 from grape_policy.nodes.drivers.topic import TopicDriver
 from grape_policy.nodes.loop_timer import LoopTimer
 from grape_policy.nodes.messages import to_nanoseconds, to_stamp
-from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.priority import run_as_controller, scheduling
 
 DRIVERS = {"mock": PublishingMockDriver, "sim": TopicDriver}
 HEARTBEATS = ("policy", "camera")  # whose it can watch
 STATUS_PERIOD = 0.1  # s, repetition of the safety state
 IMAGE_HEADER = 256  # bytes of a serialised image that its header takes at most; its padding is random
+BRAKE_SECONDS = 0.3  # from full speed it takes 0.1 s
 PARAMETERS = (
     Parameter("driver", "sim", "What moves the joints: mock (in memory) or sim (another node, by topics)."),
     Parameter("robot", "wx250s", "Robot description."),
@@ -50,37 +50,46 @@ PARAMETERS = (
 )
 
 
-class ArmNode(Node):
+class ArmNode(base.ManagedNode):
     """Ticks in a thread of its own, callbacks in the executor's; ``_lock`` guards what they share."""
 
     def __init__(self) -> None:
-        super().__init__("arm")
-        self._parameters = declare(self, PARAMETERS)
-        description = self._describe()
-        self._driver = self._make_driver(description)
-        self._loop = self._make_loop(description)
-        self._frame = description.base_frame
-        self._timer_report = LoopTimer(1.0 / self._parameters.rate_hz)
+        super().__init__("arm", PARAMETERS)
+
+    def configure(self) -> None:
+        """Read the robot's description and this site's boxes."""
+        self._description = self._describe()
+
+    def activate(self) -> None:
+        """Take the driver, disarmed, and start to tick."""
+        self._driver = self._make_driver(self._description)
+        self._loop = self._make_loop(self._description)
+        self._frame = self._description.base_frame
+        self._timer_report = LoopTimer(1.0 / self.parameters.rate_hz)
         self._published: Status | None = None
         self._lock = threading.Lock()
         self._open_interfaces()
 
-    def close(self) -> None:
-        """Disarm, say so, and release the driver."""
+    def deactivate(self) -> None:
+        """Brake to a stand, disarm, say so, and release the driver."""
         self._control.close()
         self._loop.disarm()
+        end = time.monotonic() + BRAKE_SECONDS
+        while not self._loop.still and time.monotonic() < end:
+            self._loop.tick(time.monotonic())
+            time.sleep(1.0 / self.parameters.rate_hz)
         self._publish_status()
         self._driver.close()
 
     def _describe(self) -> RobotDescription:
-        description = load_description(self._parameters.robot)
-        if not self._parameters.keep_out:
+        description = load_description(self.parameters.robot)
+        if not self.parameters.keep_out:
             return description
-        boxes = load_boxes(Path(self._parameters.keep_out).expanduser())
+        boxes = load_boxes(Path(self.parameters.keep_out).expanduser())
         return replace(description, keep_out=(*description.keep_out, *boxes))
 
     def _make_loop(self, description: RobotDescription) -> ArmLoop:
-        chosen = self._parameters
+        chosen = self.parameters
         watched = _words(chosen.watch)
         if watched - {*HEARTBEATS, "images"}:
             raise ValueError(
@@ -103,7 +112,7 @@ class ArmNode(Node):
         )
 
     def _make_driver(self, description: Any) -> Any:
-        name = self._parameters.driver
+        name = self.parameters.driver
         if name not in DRIVERS:
             raise ValueError(f"arm: driver {name!r} is not known; set driver to one of {', '.join(DRIVERS)}")
         return DRIVERS[name](self, description)
@@ -117,14 +126,14 @@ class ArmNode(Node):
         base.subscription(self, "episode_event", self._on_episode_event)
         base.subscription(self, "heartbeat", self._on_heartbeat)
         base.subscription(self, "emergency_stop", self._on_emergency_stop_message)
-        if "images" in _words(self._parameters.watch):
+        if "images" in _words(self.parameters.watch):
             base.subscription(self, "color_image", self._on_image, raw=True)
         base.service(self, "set_armed", self._on_set_armed)
         base.service(self, "emergency_stop", self._on_emergency_stop)
         self.create_timer(STATUS_PERIOD, self._on_status_timer)
         self.create_timer(1.0, self._on_diagnostics_timer)
-        self._arm_on_start = bool(self._parameters.arm_on_start)
-        self._control = ControlThread(1.0 / self._parameters.rate_hz, self._on_tick)
+        self._arm_on_start = bool(self.parameters.arm_on_start)
+        self._control = ControlThread(1.0 / self.parameters.rate_hz, self._on_tick)
 
     def _on_tick(self) -> None:
         start = time.monotonic()
@@ -255,7 +264,7 @@ class ArmNode(Node):
             level=DiagnosticStatus.OK if healthy else DiagnosticStatus.ERROR,
             name="grape/arm",
             message=status.message,
-            hardware_id=self._parameters.driver,
+            hardware_id=self.parameters.driver,
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )
         array = DiagnosticArray(status=[entry])

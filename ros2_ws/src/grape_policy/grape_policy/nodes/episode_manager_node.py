@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,11 @@ from grape_episodes.types import EpisodeError
 from grape_msgs.action import Collect, RunEpisode
 from rclpy.action import CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.node import Node
 
 from grape_policy.nodes import base
 from grape_policy.nodes.collection import Rollout, find_completed, plan
 from grape_policy.nodes.episode_run import EpisodeRequest, EpisodeResult, EpisodeRun, RunLimits
-from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.recorder_node import CATALOGUE_NAME
 from grape_policy.nodes.waiting import ServiceError, Services, Waiter
 
@@ -39,15 +37,17 @@ SERVICES = (
     "stop_recording",
     "judge_episode",
 )
-SHUTDOWN_SECONDS = 3.0  # to close the open episode on the way out
 
 
-class EpisodeManagerNode(Node):
+class EpisodeManagerNode(base.ManagedNode):
     """Serves the actions run_episode and collect; one goal at a time, another one is rejected."""
 
     def __init__(self) -> None:
-        super().__init__("episode_manager")
-        values = self._values = declare(self, PARAMETERS)
+        super().__init__("episode_manager", PARAMETERS)
+
+    def activate(self) -> None:
+        """Find the other nodes' services and serve the actions."""
+        values = self.parameters
         self._limits = RunLimits(values.stall_seconds, values.settle_seconds, values.judge_every)
         self._catalogue_path = Path(values.episodes_folder).expanduser().absolute() / CATALOGUE_NAME
         group = ReentrantCallbackGroup()
@@ -70,13 +70,14 @@ class EpisodeManagerNode(Node):
             base.action_server(self, "collect", self._execute_collect, **options),
         ]
 
-    def close(self) -> None:
-        """End the running episode and give it a moment to be closed properly."""
+    def finished(self) -> bool:
+        """End the running episode; return whether it is closed."""
         self._cancel("the episode manager was shut down")
         self._stack.timeout_seconds = 1.0  # the other nodes may be gone already
-        until = time.monotonic() + SHUTDOWN_SECONDS
-        while self._busy and time.monotonic() < until and self.executor is not None:
-            self.executor.spin_once(timeout_sec=0.05)
+        return not self._busy
+
+    def deactivate(self) -> None:
+        """Serve no more goals."""
         for server in self._servers:
             server.destroy()
 
@@ -180,7 +181,7 @@ class EpisodeManagerNode(Node):
             if self._cancel_reason:
                 raise ServiceError(self._cancel_reason)
             aborts = aborts + 1 if episode.outcome == "aborted" else 0
-            if aborts >= self._values.consecutive_aborts:
+            if aborts >= self.parameters.consecutive_aborts:
                 raise ServiceError(
                     f"{aborts} episodes in a row were aborted, the last one because {episode.reason}"
                 )

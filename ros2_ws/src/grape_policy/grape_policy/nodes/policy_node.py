@@ -23,7 +23,7 @@ from rclpy.node import Node
 
 from grape_policy.nodes import base
 from grape_policy.nodes.messages import MessageError, from_image, to_nanoseconds, to_stamp
-from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.priority import run_preferred
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.inference import VlaPolicy
@@ -60,32 +60,44 @@ def resolve_checkpoint(name: str, registry: Path) -> Path:
     return registry / "versions" / version
 
 
-class PolicyNode(Node):
+class PolicyNode(base.ManagedNode):
     """Hands images and tasks to the acting loop and publishes its actions."""
 
     def __init__(self) -> None:
-        super().__init__("policy")
-        self._parameters = declare(self, PARAMETERS)
-        self._registry = Path(self._parameters.registry).expanduser()
+        super().__init__("policy", PARAMETERS)
+        self._registry = Path(self.parameters.registry).expanduser()
+        self._frame = str(contract.document()["frames"]["base"])
+
+    def configure(self) -> None:
+        """Load the checkpoint and warm it up, so that the first action is as quick as the others."""
         torch.set_num_threads(1)
         gc.freeze()  # libraries never become garbage: no pauses while acting, a quick exit
-        policy = self._read(resolve_checkpoint(self._parameters.checkpoint, self._registry))
+        policy = self._policy = self._read(resolve_checkpoint(self.parameters.checkpoint, self._registry))
         seconds = policy.warm_up(contract.camera().height, contract.camera().width)
         self.get_logger().info(f"{policy.version} is loaded; one action takes {seconds * 1e3:.0f} ms")
-        self._frame = str(contract.document()["frames"]["base"])
+
+    def activate(self) -> None:
+        """Take images and tasks."""
         self._actions = base.publisher(self, "action")
         self._diagnostics = base.publisher(self, "diagnostics")
-        self._loop = PolicyLoop(policy, self._publish, self._warn, self._now_ns, self._timing(), self._read)
+        self._loop = PolicyLoop(
+            self._policy, self._publish, self._warn, self._now_ns, self._timing(), self._read
+        )
         base.subscription(self, "color_image", self._on_image)
         base.service(self, "set_policy_task", self._on_set_task)
         self.create_timer(1.0, self._publish_diagnostics)
         base.heartbeat(self, "policy")
         self._loader = _Loader(self)
 
-    def close(self) -> None:
-        """Stop acting; no action is published after this."""
+    def deactivate(self) -> None:
+        """Stop acting: no action is published after this. What was loaded meanwhile acts next time."""
         self._loader.close()
         self._loop.close()
+        self._policy = self._loop.policy
+
+    def cleanup(self) -> None:
+        """Let go of the weights."""
+        del self._policy, self._loop
 
     def load(self, name: str) -> tuple[bool, str, str]:
         """Load a folder (empty: the registry's current version); return success, message, version."""
@@ -99,7 +111,7 @@ class PolicyNode(Node):
 
     def _read(self, folder: Path) -> VlaPolicy:
         """Load a policy as the parameters say; raises ``CheckpointError`` or ``ValueError``."""
-        chosen = self._parameters
+        chosen = self.parameters
         if chosen.compile not in ("none", "vision"):
             raise ValueError(f"compile = {chosen.compile!r}: use none or vision")
         runtime = Runtime(chosen.device, chosen.precision, compile=chosen.compile == "vision")
@@ -110,8 +122,8 @@ class PolicyNode(Node):
         return Timing(
             float(control["period_seconds"]),
             float(control["interpolation_seconds"]),
-            self._parameters.image_timeout,
-            self._parameters.deadline,
+            self.parameters.image_timeout,
+            self.parameters.deadline,
         )
 
     def _now_ns(self) -> int:

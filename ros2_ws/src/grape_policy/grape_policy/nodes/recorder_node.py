@@ -22,12 +22,11 @@ from grape_episodes.recovery import recover
 from grape_episodes.types import OUTCOMES, EpisodeError
 from grape_episodes.writer import EpisodeWriter
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy
 
 from grape_policy.nodes import base
 from grape_policy.nodes.messages import interface_type
-from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.waiting import Waiter
 
 PARAMETERS = (
@@ -45,21 +44,26 @@ QUEUE_DEPTH = 50  # a slow disk may hold up writing for this many messages of a 
 OBSERVATIONS = ("color_image", "depth_image", "camera_info", "joint_states", "end_effector_pose")
 
 
-class RecorderNode(Node):
+class RecorderNode(base.ManagedNode):
     """Serves start and stop of recordings; one episode at a time."""
 
     def __init__(self) -> None:
-        super().__init__("recorder")
-        self._values = declare(self, PARAMETERS)
-        self._root = Path(self._values.episodes_folder).expanduser().absolute()
+        super().__init__("recorder", PARAMETERS)
+        self._root = Path(self.parameters.episodes_folder).expanduser().absolute()
+
+    def configure(self) -> None:
+        """Take the folder and recover what an earlier recorder left unfinished in it."""
         self._lock = _lock(self._root)
         self._catalogue = Catalogue(self._root / CATALOGUE_NAME)
+        self._recover_unfinished()
+
+    def activate(self) -> None:
+        """Listen to all recorded topics and serve recordings."""
         self._writer: EpisodeWriter | None = None
         self._failure = ""  # why the open episode can no longer be written
         self._seen: set[str] = set()
         self._image_ns = 0  # stamp of the latest image in the file
         self._latched: dict[str, bytes] = {}
-        self._recover_unfinished()
         recorded = {key: topic for key, topic in contract.topics().items() if topic.recorded}
         self._inputs = {key: self._subscribe(key, topic) for key, topic in recorded.items()}
         waiting = ReentrantCallbackGroup()  # messages go on arriving while a service waits for them
@@ -69,10 +73,13 @@ class RecorderNode(Node):
         self.create_timer(FLUSH_SECONDS, self._flush)
         self.get_logger().info(f"recording to {self._root}")
 
-    def close(self) -> None:
+    def deactivate(self) -> None:
         """Close an open episode as aborted."""
         if self._writer is not None:
             self._abort("the recorder was shut down")
+
+    def cleanup(self) -> None:
+        """Release the folder."""
         self._lock.close()
 
     def _subscribe(self, key: str, topic: contract.Topic) -> Any:
@@ -120,7 +127,7 @@ class RecorderNode(Node):
         writer = None
         try:
             writer = self._open(request)
-            seconds = self._values.start_timeout_seconds
+            seconds = self.parameters.start_timeout_seconds
             await self._waiter.until(lambda: bool(self._failure) or not self._missing(), seconds)
             missing = self._missing()
             if self._failure or missing or self._writer is not writer:
@@ -137,8 +144,8 @@ class RecorderNode(Node):
         if self._writer is not None:
             self._abort("another recording was started")
         free = shutil.disk_usage(self._root).free / 1e9
-        if free < self._values.minimum_free_gigabytes:
-            needed = self._values.minimum_free_gigabytes
+        if free < self.parameters.minimum_free_gigabytes:
+            needed = self.parameters.minimum_free_gigabytes
             what = f"Only {free:.2f} GB of disk space is free, {needed} GB are needed"
             raise EpisodeError(what, self._root, "Delete old episodes or choose another episodes_folder.")
         names = (
@@ -187,7 +194,7 @@ class RecorderNode(Node):
             return response
         await self._waiter.until(
             lambda: self._image_ns > asked_ns or bool(self._failure) or self._writer is not writer,
-            self._values.stop_timeout_seconds if writer is not None else 0.0,
+            self.parameters.stop_timeout_seconds if writer is not None else 0.0,
         )
         if writer is None or self._writer is not writer:
             response.success, response.message = False, "no episode is being recorded"

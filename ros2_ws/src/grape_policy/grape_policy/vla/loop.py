@@ -105,6 +105,11 @@ class PolicyLoop:
         self._thread.start()
 
     @property
+    def policy(self) -> VlaPolicy:
+        """The policy that acts."""
+        return self._policy
+
+    @property
     def version(self) -> str:
         """The version that acts."""
         return self._policy.version
