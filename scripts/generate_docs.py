@@ -13,6 +13,7 @@ from pathlib import Path
 
 from grape_episodes import contract
 from grape_policy import stack
+from grape_policy.nodes.base import AUTOSTART
 from grape_policy.nodes.parameters import markdown_table
 from grape_sim.suite import Cell
 
@@ -50,7 +51,10 @@ def contract_page() -> str:
 
 def parameters_page() -> str:
     """Render the parameter table of every node of the stack."""
-    parts = ["# Parameters of the nodes\n"]
+    parts = [
+        "# Parameters of the nodes\n",
+        f"Every managed node has, besides:\n\n{markdown_table([AUTOSTART])}",
+    ]
     nodes = [*stack.NODES, stack.LIFECYCLE_MANAGER, stack.COLLECTOR]
     for node in nodes:
         if node.module:

@@ -224,8 +224,8 @@ def resolve_arguments(
 def selected_nodes(arguments: Mapping[str, Value]) -> list[NodeDescription]:
     """Return the nodes that run with these (resolved) arguments, the lifecycle manager last."""
     nodes = [n for n in NODES if n.only_if is None or arguments[n.only_if[0]] == n.only_if[1]]
-    managed = ",".join(node.name for node in nodes if node.managed)
-    return [*nodes, replace(LIFECYCLE_MANAGER, parameters={"nodes": managed})]
+    managed = [node.name for node in nodes if node.managed]
+    return [*nodes, replace(LIFECYCLE_MANAGER, parameters={"nodes": ",".join(managed)})] if managed else nodes
 
 
 def filled_parameters(node: NodeDescription, arguments: Mapping[str, Value]) -> dict[str, Value]:
