@@ -6,7 +6,6 @@ another, so that neither holds up images, tasks or actions.
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import threading
@@ -71,7 +70,6 @@ class PolicyNode(base.ManagedNode):
     def configure(self) -> None:
         """Load the checkpoint and warm it up, so that the first action is as quick as the others."""
         torch.set_num_threads(1)
-        gc.freeze()  # libraries never become garbage: no pauses while acting, a quick exit
         policy = self._policy = self._read(resolve_checkpoint(self.parameters.checkpoint, self._registry))
         seconds = policy.warm_up(contract.camera().height, contract.camera().width)
         self.get_logger().info(f"{policy.version} is loaded; one action takes {seconds * 1e3:.0f} ms")
