@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from grape_policy.arm.controller import CartesianController
@@ -61,14 +62,14 @@ def test_velocity_acceleration_and_joints_stay_bounded(events: list, pauses: lis
             before = joints
 
 
+row = st.lists(st.floats(-0.08, 0.08), min_size=6, max_size=6).map(lambda v: [*v, 0.5])
+periods = st.sampled_from([0.02, 0.05, 0.1, 0.2])
+
 # What may happen between two ticks of a real graph; to the arm a policy swap is just other actions.
 stream = st.lists(
     st.one_of(
         st.tuples(st.just("act"), st.lists(st.floats(-0.2, 0.2), min_size=7, max_size=7)),
-        st.tuples(
-            st.just("chunk"),
-            st.lists(st.floats(-0.1, 0.1), min_size=7, max_size=42).map(lambda v: v[: len(v) // 7 * 7]),
-        ),
+        st.tuples(st.just("chunk"), st.tuples(st.lists(row, min_size=1, max_size=8), periods)),
         st.tuples(st.just("burst"), st.lists(st.floats(-0.05, 0.05), min_size=7, max_size=7)),
         st.tuples(st.just("nonsense"), st.just([math.nan] * 7)),
         st.tuples(st.sampled_from(["ticks", "pause", "disarm", "arm", "press", "clear", "end"]), st.none()),
@@ -95,10 +96,10 @@ class Track:
             self.joints.append(self.driver.read().joints)
             self.seconds.append(min(seconds, 0.05))
 
-    def happen(self, what: str, action: list[float] | None) -> None:
+    def happen(self, what: str, action: Any) -> None:
         for _ in range(5 if what == "burst" else 1):
             if what == "chunk":
-                self.loop.act_chunk(action, 0.04, None, 0.1, self.now)
+                self.loop.act_chunk(*action, None, 0.1, self.now)
             elif action is not None:
                 self.loop.act(action, 0.1, self.now)
         if what == "disarm":

@@ -122,9 +122,28 @@ def change(key: str, **fields: Any) -> Callable[[Stream], Stream]:
     return edit
 
 
+def with_a_chunk(stream: Stream) -> Stream:
+    """Add a chunk of two actions from the first action's image."""
+    first = next(message for key, message, _ in stream if key == "action")
+    chunk = messages.typestore().types["grape_msgs/msg/ActionChunk"](
+        header=first.header,
+        observation_stamp=first.observation_stamp,
+        episode_id=first.episode_id,
+        first_step=0,
+        period=0.1,
+        actions=np.zeros(14),
+        token_ids=np.zeros(14, np.uint32),
+        log_probabilities=np.zeros(14, np.float32),
+        policy_version=first.policy_version,
+        inference_seconds=0.0,
+    )
+    return [*stream, ("action_chunk", chunk, messages.stamp_ns(first.header.stamp))]
+
+
 @pytest.mark.parametrize(
     ("edit", "complaint"),
     [
+        (with_a_chunk, "driven by action chunks"),
         (drop("color_image", 1), "image that step 1 was computed from"),
         (drop("color_image", -1), "No image was recorded after the last action"),
         (drop("color_image"), "was not recorded"),

@@ -123,7 +123,7 @@ def _assemble(manifest: EpisodeManifest, recording: _Recording, folder: Path) ->
 
 def _actions(manifest: EpisodeManifest, recording: _Recording, folder: Path) -> list[Any]:
     """Return this episode's actions in order; a late one of the episode before is left out."""
-    if recording.messages["action_chunk"]:
+    if any(chunk.episode_id == manifest.episode_id for chunk in _decode(recording, "action_chunk")):
         what = "This episode was driven by action chunks: several actions from one image"
         raise EpisodeError(what, folder, "Scores and training read episodes of single actions only.")
     everything = _decode(recording, "action")
