@@ -14,6 +14,7 @@ from grape_training.cells import CellResult
 from grape_training.comparison import compare_cells, summarise
 from grape_training.evaluation_pictures import contact_sheet, side_by_side_film, stage_chart, success_chart
 from grape_training.evaluation_report import write_evaluation_report
+from grape_training.suites import load_suite
 from PIL import Image
 from test_cli import Run, grape
 
@@ -81,6 +82,31 @@ def test_a_browser_shows_the_page_without_an_error(folder: Path, tmp_path: Path,
     assert all(wide > 0 and high > 0 and alt for wide, high, alt in probe["images"])
 
 
+def test_a_suite_that_was_not_shipped_has_a_page_too(tmp_path: Path) -> None:
+    file = tmp_path / "kitchen.yaml"
+    file.write_text("""
+suite: my_kitchen
+description: One wording.
+include: [in_domain]
+cells: {cubes: {tasks: [stack_cube], instructions: {stack_cube: [build a tower]}}}
+""")
+    suite = load_suite(str(file))
+    cells = [CellResult("my_kitchen.cubes/eval/0000", True, True, 0, 5, stage="done")]
+    document = {
+        "suite": suite.name,
+        "suite_hash": suite.content_hash,
+        "description": suite.description,
+        "seed": 0,
+        "max_steps": 50,
+        "policies": {"one": summarise(cells)},
+        "compared_with_first": {},
+        "checks": None,
+    }
+    films = {("one", cells[0].initial_state_id): np.zeros((3, 24, 32, 3), np.uint8)}
+    text = write_evaluation_report(tmp_path, suite, document, {"one": cells}, films).read_text()
+    assert "build a tower" in text
+
+
 def test_skipped_checks_are_said_on_the_page(tmp_path: Path) -> None:
     cells = [CellResult(f"a/eval/{k:04d}", k == 0, True, 0, 5, stage="done") for k in range(3)]
     document = {
@@ -93,7 +119,8 @@ def test_skipped_checks_are_said_on_the_page(tmp_path: Path) -> None:
         "compared_with_first": {"two": compare_cells(cells, cells)},
         "checks": None,
     }
-    text = write_evaluation_report(tmp_path, document, {"one": cells, "two": cells}, {}).read_text()
+    results = {"one": cells, "two": cells}
+    text = write_evaluation_report(tmp_path, load_suite("in_domain"), document, results, {}).read_text()
     assert "--no-checks" in text
     assert "--films 0" in text
     assert "<b>" not in text.replace("<body>", "")

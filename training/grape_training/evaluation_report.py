@@ -22,7 +22,7 @@ from grape_training.evaluation_pictures import (
 from grape_training.evaluation_tables import difference_tables, motion_rows, success_rows
 from grape_training.files import write_bytes, write_text
 from grape_training.report_files import data_uri, percent_with_interval, render_page, spoken
-from grape_training.suites import load_suite
+from grape_training.suites import EvaluationSuite
 
 REPORT_NAME = "evaluation.html"
 SHOWN = 3  # policies side by side
@@ -30,11 +30,14 @@ Films = Mapping[tuple[str, str], np.ndarray]
 Results = Mapping[str, Sequence[CellResult]]
 
 
-def write_evaluation_report(output: Path, document: dict[str, Any], results: Results, films: Films) -> Path:
+def write_evaluation_report(
+    output: Path, suite: EvaluationSuite, document: dict[str, Any], results: Results, films: Films
+) -> Path:
     """Write ``<output>/evaluation.html`` and its pictures; return the page's path.
 
     Args:
         output: folder of the evaluation.
+        suite: where its initial states come from.
         document: what ``grape eval --json`` prints.
         results: episodes by policy.
         films: images by policy and initial state; may be empty.
@@ -57,7 +60,7 @@ def write_evaluation_report(output: Path, document: dict[str, Any], results: Res
         "checks": document["checks"],
         "pictures": {name: data_uri(_webp(chart)) for name, chart in charts.items()},
         "heights": {name: chart.height for name, chart in charts.items()},
-        "cells": _cell_views(output, document["suite"], results, films),
+        "cells": _cell_views(output, suite, results, films),
         "hash": document["suite_hash"][:16],
         "seed": document["seed"],
         "max_steps": document["max_steps"],
@@ -71,7 +74,7 @@ def _overall(found: dict[str, Any]) -> str:
     return percent_with_interval(found["pooled"]["success"])
 
 
-def _cell_views(output: Path, suite: str, results: Results, films: Films) -> list[dict[str, Any]]:
+def _cell_views(output: Path, suite: EvaluationSuite, results: Results, films: Films) -> list[dict[str, Any]]:
     """Write each cell's contact sheet and films and return what the page shows of them."""
     names = list(dict.fromkeys(name for name, _ in films))[:SHOWN]
     known = {(name, cell.initial_state_id): cell for name in names for cell in results[name]}
@@ -99,7 +102,7 @@ def _cell_views(output: Path, suite: str, results: Results, films: Films) -> lis
 
 def _film_view(
     output: Path,
-    suite: str,
+    suite: EvaluationSuite,
     state: str,
     names: Sequence[str],
     films: Films,
@@ -112,7 +115,7 @@ def _film_view(
     picture.seek(getattr(picture, "n_frames", 1) - 1)
     return {
         "state": state,
-        "instruction": load_suite(suite).sample(state).instruction,
+        "instruction": suite.sample(state).instruction,
         "film": data_uri(film),
         "still": data_uri(_webp(picture.convert("RGB"))),
         "width": width,

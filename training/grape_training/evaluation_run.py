@@ -100,7 +100,7 @@ def run_evaluation(
         },
         "checks": checks,
     }
-    report = write_evaluation_report(output, document, results, films if film_states else {})
+    report = write_evaluation_report(output, suite, document, results, films if film_states else {})
     document["report"] = str(report)
     write_json(output / SUMMARY_NAME, document)
     return document
