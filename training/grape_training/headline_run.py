@@ -20,7 +20,7 @@ from grape_training.pool import run_parallel
 DONE, OPEN, WAITING = "done", "open", "waiting"
 # Seconds a rollout, scored episode, loss term of one pass, or evaluated episode takes until one was measured:
 # an unhurried guess for two cores.
-GUESSES = {COLLECT: 1.5, SCORE: 0.1, TRAIN: 3.0, EVALUATE: 1.0}
+GUESSES = {COLLECT: 1.0, SCORE: 0.1, TRAIN: 1.5, EVALUATE: 0.8}
 
 
 @dataclass(frozen=True)
