@@ -27,6 +27,8 @@ def make_tracks(
         "end_effector_quaternions": np.tile(DOWN, (len(hand), 1)),
         "gripper": np.ones(len(hand)),
         "times": 0.2 * np.arange(len(hand)),
+        "obstacles": np.empty((0, 3)),
+        "obstacles_gone": np.zeros(len(hand)),
     }
     return KeypointTracks(**{**fields, **changes})
 

@@ -28,7 +28,8 @@ from grape_preference.constraints import (
     plan_for_task,
     plan_from_document,
 )
-from grape_preference.language_functions import FUNCTIONS, VARIABLES, Context
+from grape_preference.language_functions import FUNCTIONS, VARIABLES
+from grape_preference.language_types import Context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from preference_factory import make_tracks

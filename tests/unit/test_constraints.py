@@ -16,7 +16,8 @@ from grape_preference.constraints import (
     shipped_tasks,
 )
 from grape_preference.language_docs import render
-from grape_preference.language_functions import FUNCTIONS, Context
+from grape_preference.language_functions import FUNCTIONS
+from grape_preference.language_types import Context
 from preference_factory import make_tracks
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "constraint-language.md"

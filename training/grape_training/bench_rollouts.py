@@ -31,19 +31,23 @@ from grape_training.truth import (
     other_object,
     roll_out,
     save_rollout,
+    straight,
 )
 
 IN_DOMAIN = "in_domain"
 SCRIPTED_STEPS, TEMPERATURE = 40, 0.7
 POLICY = "policy"
-NOISE = {"expert": 0.0, "noisy": 0.01, "wild": 0.02, "other": 0.0, "early": 0.0}  # m per step
+SCRIPTED_KINDS = ("expert", "noisy", "wild", "other", "early")
+NOISE = {"noisy": 0.01, "wild": 0.02}  # m per step; the others have none
 # What is run in the suites beside the in-domain one, where keypoints are at stake.
 OTHER_KINDS = ("expert", "wild")
+# Round the obstacle, with noise, and straight through it.
+OBSTACLE, OBSTACLE_KINDS = "obstacle", ("expert", "noisy", "wild", "straight")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One rollout: where it starts, who acts (a key of NOISE, or POLICY), and which repetition."""
+    """One rollout: where it starts, who acts (a scripted kind, or POLICY), and which repetition."""
 
     suite: str
     state: str
@@ -61,7 +65,7 @@ def in_domain(scripted_states: int, policy_states: int, rollouts: int) -> list[W
     suite = load_suite(IN_DOMAIN)
     scripted = suite.state_ids("eval", scripted_states) if scripted_states else []
     sampled = suite.state_ids("eval", policy_states) if policy_states else []
-    wanted = [Wanted(IN_DOMAIN, state, kind) for state in scripted for kind in NOISE]
+    wanted = [Wanted(IN_DOMAIN, state, kind) for state in scripted for kind in SCRIPTED_KINDS]
     return wanted + [
         Wanted(IN_DOMAIN, state, POLICY, number) for state in sampled for number in range(rollouts)
     ]
@@ -77,6 +81,15 @@ def other_suites(names: Sequence[str], episodes: int) -> list[Wanted]:
             Wanted(name, state, kind) for state in suite.state_ids("eval", per_cell) for kind in OTHER_KINDS
         ]
     return wanted
+
+
+def obstacles(states: int, rollouts: int) -> list[Wanted]:
+    """Return the scripted kinds and ``rollouts`` of the policy on ``states`` per cell of the obstacle suite."""
+    found = load_suite(OBSTACLE).state_ids("eval", states)
+    wanted = [Wanted(OBSTACLE, state, kind) for state in found for kind in OBSTACLE_KINDS]
+    return wanted + [
+        Wanted(OBSTACLE, state, POLICY, number) for state in found for number in range(rollouts)
+    ]
 
 
 def make(
@@ -123,11 +136,11 @@ def _run(environment: SimEnvironment, item: Wanted, policy: str) -> Rollout:
         actor = PolicyActor(VlaActor(load_vla(policy), environment.instruction, TEMPERATURE, seed))
         return roll_out(environment, item.state, 0.0, seed, max_steps, actor)
     fixed = item.suite == IN_DOMAIN
-    actors: dict[str, Actor] = {"other": other_object, "early": EarlyRelease()}
+    actors: dict[str, Actor] = {"other": other_object, "early": EarlyRelease(), "straight": straight}
     return roll_out(
         environment,
         item.state,
-        NOISE[item.kind],
+        NOISE.get(item.kind, 0.0),
         seed,
         SCRIPTED_STEPS if fixed else max_steps,
         actors.get(item.kind, expert),

@@ -14,7 +14,7 @@ import numpy as np
 from grape_episodes.types import Episode
 from grape_preference.constraints import StagePlan
 from grape_preference.folder import save_scores
-from grape_preference.language_functions import Context
+from grape_preference.language_types import Context
 from grape_preference.pairs import make_pairs, save_pairs
 from grape_preference.scoring import score_episode
 from grape_preference.tracks import KeypointTracks
@@ -28,6 +28,7 @@ _ARRAYS = (
     "end_effector_quaternions",
     "gripper",
     "times",
+    "obstacles_gone",
 )
 
 

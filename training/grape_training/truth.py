@@ -22,7 +22,7 @@ from grape_episodes.writer import write_episode
 from grape_policy.arm.description import load_description
 from grape_policy.arm.safety import ActionRefused
 from grape_sim.environment import Observation, SimEnvironment
-from grape_sim.expert import expert_action
+from grape_sim.expert import expert_action, plan
 from grape_sim.initial_state import sample
 from safetensors.numpy import load_file, save_file
 from scipy.spatial.transform import Rotation
@@ -52,6 +52,11 @@ def other_object(environment: SimEnvironment, _: Observation) -> np.ndarray:
     """Let the expert do the other task on the table: everything right, with the wrong object."""
     other = sample(environment.initial_state_id).other_task
     return expert_action(environment, other.name) if other is not None else still()
+
+
+def straight(environment: SimEnvironment, _: Observation) -> np.ndarray:
+    """Do the task as the expert would if nothing stood in the way."""
+    return plan(replace(environment.situation(environment.task), obstacles=()), environment.task)
 
 
 def still() -> np.ndarray:

@@ -32,6 +32,19 @@ class Appearance:
     size: float
 
 
+@dataclass(frozen=True)
+class GripperShape:
+    """Finger joint closed and open (m); spheres of palm and one finger, (n, 4) x, y, z, radius (m).
+
+    In the end effector's frame; y of a finger's spheres is that from the finger joint's position.
+    """
+
+    closed: float
+    open: float
+    palm: np.ndarray
+    fingers: np.ndarray
+
+
 @cache
 def _document() -> dict[str, Any]:
     text = files("grape_preference").joinpath("appearance.yaml").read_text(encoding="utf-8")
@@ -67,9 +80,16 @@ def workspace() -> tuple[np.ndarray, np.ndarray]:
 
 def gripper_opening(joint_metres: np.ndarray) -> np.ndarray:
     """Convert the finger joint (metres) to an opening of 0 closed .. 1 open."""
-    fields = _document()["gripper"]
-    opening = (joint_metres - fields["closed"]) / (fields["open"] - fields["closed"])
+    shape = gripper_shape()
+    opening = (joint_metres - shape.closed) / (shape.open - shape.closed)
     return np.clip(opening, 0.0, 1.0)
+
+
+@cache
+def gripper_shape() -> GripperShape:
+    """Return the gripper's measures; do not change its arrays."""
+    row = _document()["gripper"]
+    return GripperShape(row["closed"], row["open"], np.array(row["palm"]), np.array(row["fingers"]))
 
 
 def gripper_joint() -> str:

@@ -25,7 +25,8 @@ from jsonschema.exceptions import best_match
 from grape_preference.appearance import Appearance, appearances, read_appearance
 from grape_preference.expression_syntax import ConstraintError
 from grape_preference.expressions import Expression, parse_expression
-from grape_preference.language_functions import BOOLEAN, BUILT_IN_POINTS, FUNCTIONS, ONE, VARIABLES
+from grape_preference.language_functions import BUILT_IN_POINTS, FUNCTIONS, VARIABLES
+from grape_preference.language_types import BOOLEAN, ONE
 from grape_preference.task_table import TemplateTask, find_template
 
 KINDS = ("path", "sub_goal", "collision")

@@ -22,18 +22,8 @@ from grape_preference.expression_syntax import (
     suggest,
     syntax_tree,
 )
-from grape_preference.language_functions import (
-    BOOLEAN,
-    BUILT_IN_POINTS,
-    FUNCTIONS,
-    ONE,
-    POINT,
-    SAME,
-    VARIABLES,
-    Context,
-    Function,
-    Unit,
-)
+from grape_preference.language_functions import BUILT_IN_POINTS, FUNCTIONS, VARIABLES
+from grape_preference.language_types import BOOLEAN, ONE, POINT, SAME, Context, Function, Unit
 
 _NUMBERS: dict[type[ast.operator], Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     ast.Add: operator.add,

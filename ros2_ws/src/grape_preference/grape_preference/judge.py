@@ -14,7 +14,7 @@ from grape_episodes.types import Episode
 
 from grape_preference.constraints import StagePlan
 from grape_preference.expressions import Expression
-from grape_preference.language_functions import Context
+from grape_preference.language_types import Context
 from grape_preference.tracks import KeypointTracks
 
 KEYPOINTS, RECORDED = "keypoints", "recorded"

@@ -27,6 +27,7 @@ from grape_preference.appearance import (
 )
 from grape_preference.constraints import ConstraintError, plan_for_task
 from grape_preference.language_functions import GRASP_CLOSED
+from grape_preference.obstacles import find_obstacles
 from grape_preference.segmentation import Candidate, Projector, propose
 from grape_preference.stage_scoring import ScoringError
 from grape_preference.tracks import KeypointTracks
@@ -80,15 +81,21 @@ def track(
     rows = [
         _Tracker(episode, projector, opening).run([frame.get(name) for frame in frames]) for name in names
     ]
+    positions = np.stack([row[0] for row in rows], axis=1)
+    extents = np.stack([row[2] for row in rows])
+    boxes = np.stack([positions[0] - extents / 2, positions[0] + extents / 2], axis=1)
+    obstacles = find_obstacles(episode.depths, projector, boxes, episode.end_effector_positions[0])
     return KeypointTracks(
         names=names,
-        positions=np.stack([row[0] for row in rows], axis=1),
+        positions=positions,
         confidence=np.stack([row[1] for row in rows], axis=1),
-        extents=np.stack([row[2] for row in rows]),
+        extents=extents,
         end_effector_positions=episode.end_effector_positions,
         end_effector_quaternions=episode.end_effector_quaternions,
         gripper=opening,
         times=(episode.stamps_ns - episode.stamps_ns[0]) * 1e-9,
+        obstacles=obstacles.columns,
+        obstacles_gone=obstacles.gone,
     )
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from grape_preference.appearance import appearances
 from grape_preference.constraints import plan_for_task, shipped_tasks
 from grape_preference.expression_syntax import MAX_DEPTH, MAX_LENGTH, MAX_NODES, MAX_NUMBER
-from grape_preference.language_functions import BOOLEAN, BUILT_IN_POINTS, FUNCTIONS, SAME, VARIABLES, Function
+from grape_preference.language_functions import BUILT_IN_POINTS, FUNCTIONS, VARIABLES
+from grape_preference.language_types import BOOLEAN, SAME, Function
 
 _INTRODUCTION = f"""# Constraint language
 

@@ -6,100 +6,29 @@ or scalars, and a (T,) array goes out. Nothing else can be called from an expres
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import numpy as np
 
-from grape_preference.tracks import KeypointTracks
+from grape_preference.gripper import end_effector_axes, gripper_spheres
+from grape_preference.language_types import (
+    BOOLEAN,
+    METRE,
+    ONE,
+    POINT,
+    RADIAN,
+    SAME,
+    SECOND,
+    Context,
+    Function,
+    Point,
+    Variable,
+)
+from grape_preference.obstacles import FAR, box_gap, sphere_gap
 
 GRASP_REACH = 0.03  # m, from the end effector to the surface of a grasped object's box
 GRASP_CLOSED = 0.85  # share of the opening below which the gripper counts as closed on something
 REST_TOLERANCE = 0.02  # m, vertical slack of inside() and on_top_of()
 FALLEN = 0.4  # share of an object's height below which its centre says that it has fallen over
 UP = np.array([0.0, 0.0, 1.0])
-
-
-@dataclass(frozen=True)
-class Point:
-    """A tracked point: positions (T, 3) and full box size (3,), metres, base frame."""
-
-    positions: np.ndarray
-    extent: np.ndarray
-
-
-@dataclass
-class Context:
-    """One episode being evaluated; "since the stage began" refers to the frame ``stage_start``."""
-
-    tracks: KeypointTracks
-    stage_start: int = 0
-    cache: dict[object, np.ndarray] = field(default_factory=dict)
-    points: dict[str, Point] = field(default_factory=dict)
-
-    def point(self, name: str) -> Point:
-        """Return a keypoint or ``end_effector``; KeyError when it is not tracked."""
-        if name not in self.points:
-            self.points[name] = self._point(name)
-        return self.points[name]
-
-    def _point(self, name: str) -> Point:
-        if name == "end_effector":
-            return Point(self.tracks.end_effector_positions, np.zeros(3))
-        index = self.tracks.index(name)
-        return Point(self.tracks.positions[:, index], self.tracks.extents[index])
-
-    def once(self, key: object, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return ``compute()``, computed once per episode for ``key``."""
-        if key not in self.cache:
-            self.cache[key] = compute()
-        return self.cache[key]
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A physical unit as powers of metre, radian and second."""
-
-    metre: int = 0
-    radian: int = 0
-    second: int = 0
-
-    def __mul__(self, other: Unit) -> Unit:
-        return Unit(self.metre + other.metre, self.radian + other.radian, self.second + other.second)
-
-    def __truediv__(self, other: Unit) -> Unit:
-        return Unit(self.metre - other.metre, self.radian - other.radian, self.second - other.second)
-
-    def __str__(self) -> str:
-        powers = (("m", self.metre), ("rad", self.radian), ("s", self.second))
-        over = "*".join(_power(name, power) for name, power in powers if power > 0)
-        under = "*".join(_power(name, -power) for name, power in powers if power < 0)
-        return (over or "1") + (f"/{under}" if under else "")
-
-
-def _power(name: str, power: int) -> str:
-    return name if power == 1 else f"{name}^{power}"
-
-
-ONE, METRE, RADIAN, SECOND = Unit(), Unit(metre=1), Unit(radian=1), Unit(second=1)
-BOOLEAN, POINT, SAME = (
-    "boolean",
-    "point",
-    "same",
-)  # SAME: a number of any unit, shared by arguments and result
-
-
-@dataclass(frozen=True)
-class Function:
-    """One callable: argument kinds, result kind (a Unit, BOOLEAN or SAME), documentation, implementation."""
-
-    name: str
-    parameters: tuple[tuple[str, str], ...]
-    result: Unit | str
-    doc: str
-    evaluate: Callable[..., np.ndarray]
-    variadic: bool = False
-    since_stage_start: bool = False
 
 
 def _norm(vectors: np.ndarray) -> np.ndarray:
@@ -142,19 +71,17 @@ def _alignment(_: Context, a: Point, b: Point) -> np.ndarray:
     return _angle(a.positions - b.positions, UP)
 
 
-def approach_axes(context: Context) -> np.ndarray:
-    """Return the unit approach direction (T, 3) of the gripper, its own x axis in the base frame."""
-    x, y, z, w = context.tracks.end_effector_quaternions.T
-    axes = np.array([w * w + x * x - y * y - z * z, 2.0 * (x * y + w * z), 2.0 * (x * z - w * y)])
-    return (axes / (w * w + x * x + y * y + z * z)).T
+def _approach_axes(context: Context) -> np.ndarray:
+    axes = context.once("axes", lambda: end_effector_axes(context.tracks.end_effector_quaternions))
+    return axes[:, 0]
 
 
 def _approach_direction(context: Context, a: Point) -> np.ndarray:
-    return _angle(approach_axes(context), a.positions - context.tracks.end_effector_positions)
+    return _angle(_approach_axes(context), a.positions - context.tracks.end_effector_positions)
 
 
 def _gripper_tilt(context: Context) -> np.ndarray:
-    return _angle(approach_axes(context), -UP)
+    return _angle(_approach_axes(context), -UP)
 
 
 def _since_before(values: np.ndarray, first: np.ndarray | float) -> np.ndarray:
@@ -215,6 +142,22 @@ def _inside(_: Context, a: Point, b: Point) -> np.ndarray:
 def _on_top_of(_: Context, a: Point, b: Point) -> np.ndarray:
     gap = a.positions[:, 2] - b.positions[:, 2] - (a.extent[2] + b.extent[2]) / 2
     return _above_footprint(a, b) & (np.abs(gap) <= REST_TOLERANCE)
+
+
+def _obstacle_clearance(context: Context, a: Point) -> np.ndarray:
+    return box_gap(context.tracks.obstacles, a.positions, a.extent)
+
+
+def _gripper_clearance(context: Context) -> np.ndarray:
+    tracks = context.tracks
+    if len(tracks.obstacles) == 0:
+        return np.full(len(tracks), FAR)
+    return sphere_gap(tracks.obstacles, *gripper_spheres(tracks))
+
+
+def _obstacle_change(context: Context) -> np.ndarray:
+    gone = context.tracks.obstacles_gone
+    return np.maximum(gone - gone[context.stage_start], 0.0)
 
 
 def _fallen(_: Context, a: Point) -> np.ndarray:
@@ -317,6 +260,28 @@ _TABLE = (
         f"a's centre is lower than {FALLEN:g} of the height that a had when it was first seen whole.",
         _fallen,
     ),
+    Function(
+        "obstacle_clearance",
+        _A,
+        METRE,
+        f"Gap between a's box and the nearest obstacle; {FAR:g} without one, negative is the overlap's depth.",
+        _obstacle_clearance,
+    ),
+    Function(
+        "gripper_clearance",
+        (),
+        METRE,
+        f"Gap between fingers and palm and the nearest obstacle; {FAR:g} without one, negative when in it.",
+        _gripper_clearance,
+    ),
+    Function(
+        "obstacle_change",
+        (),
+        ONE,
+        "Share of an obstacle's surface, of the most disturbed one, that left its place since the stage began.",
+        _obstacle_change,
+        since_stage_start=True,
+    ),
     Function("abs", (("x", SAME),), SAME, "Absolute value.", lambda _, x: np.abs(x)),
     Function(
         "min",
@@ -336,16 +301,6 @@ _TABLE = (
     ),
 )
 FUNCTIONS: dict[str, Function] = {function.name: function for function in _TABLE}
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A named quantity without arguments."""
-
-    name: str
-    unit: Unit
-    doc: str
-    evaluate: Callable[[Context], np.ndarray]
 
 
 VARIABLES: dict[str, Variable] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from grape_preference.constraints import Constraint, Stage, StagePlan
-from grape_preference.language_functions import BOOLEAN, Context
+from grape_preference.language_types import BOOLEAN, Context
 from grape_preference.tracks import KeypointTracks
 
 

@@ -20,6 +20,8 @@ class KeypointTracks:
         end_effector_quaternions: (T+1, 4) xyzw; the gripper approaches along its own x axis.
         gripper: (T+1,) measured opening, 0 closed .. 1 open.
         times: (T+1,) seconds since the first observation.
+        obstacles: (N, 3) what else stands on the table: x and y of a cell it covers, and its height there.
+        obstacles_gone: (T+1,) share of an obstacle's surface that is no longer where it was at first.
     """
 
     names: tuple[str, ...]
@@ -30,6 +32,8 @@ class KeypointTracks:
     end_effector_quaternions: np.ndarray
     gripper: np.ndarray
     times: np.ndarray
+    obstacles: np.ndarray
+    obstacles_gone: np.ndarray
 
     def __len__(self) -> int:
         return int(self.positions.shape[0])

@@ -21,7 +21,7 @@ from grape_episodes.types import Episode
 from grape_preference.appearance import appearances, gripper_joint, gripper_opening
 from grape_preference.constraints import ConstraintError, StagePlan, plan_for_task, plan_from_document
 from grape_preference.drawing import draw_marks, project
-from grape_preference.language_functions import Context
+from grape_preference.language_types import Context
 from grape_preference.proposers import NAMELESS, declared_appearance
 from grape_preference.segmentation import Candidate
 from grape_preference.tracks import KeypointTracks
@@ -189,6 +189,8 @@ def _first_state(episode: Episode, bound: Mapping[str, Candidate]) -> KeypointTr
         end_effector_quaternions=episode.end_effector_quaternions[:1],
         gripper=gripper_opening(episode.joint_positions[:1, joint]),
         times=np.zeros(1),
+        obstacles=np.empty((0, 3)),
+        obstacles_gone=np.zeros(1),
     )
 
 
