@@ -35,7 +35,11 @@ from hypothesis import strategies as st
 from preference_factory import make_tracks
 
 HAND = np.linspace([0.3, 0.0, 0.3], [0.3, 0.1, 0.02], 12)
-TRACKS = make_tracks(HAND, {"carrot": [0.3, 0, 0.01], "plate": [0.3, 0.1, 0]})
+TRACKS = make_tracks(
+    HAND,
+    {"carrot": [0.3, 0, 0.01], "plate": [0.3, 0.1, 0]},
+    obstacles=np.array([[0.3, 0.2, 0.1], [0.31, 0.2, 0.05]]),
+)
 CONTEXT = Context(TRACKS)
 WORDS = (
     "carrot plate end_effector and or not if else lambda __class__ import yield await is in 0.03 1e6 0 1_0"

@@ -84,12 +84,10 @@ def other_suites(names: Sequence[str], episodes: int) -> list[Wanted]:
 
 
 def obstacles(states: int, rollouts: int) -> list[Wanted]:
-    """Return the scripted kinds and ``rollouts`` of the policy on ``states`` per cell of the obstacle suite."""
+    """Return scripted kinds and ``rollouts`` of the policy on ``states`` per cell of the obstacle suite."""
     found = load_suite(OBSTACLE).state_ids("eval", states)
     wanted = [Wanted(OBSTACLE, state, kind) for state in found for kind in OBSTACLE_KINDS]
-    return wanted + [
-        Wanted(OBSTACLE, state, POLICY, number) for state in found for number in range(rollouts)
-    ]
+    return wanted + [Wanted(OBSTACLE, state, POLICY, number) for state in found for number in range(rollouts)]
 
 
 def make(

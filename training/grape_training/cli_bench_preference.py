@@ -1,4 +1,4 @@
-"""``grape bench scoring | keypoints | judge``: perception, scores and judge against the simulator's truth."""
+"""``grape bench scoring | keypoints | judge | obstacle``: scores and judge against the simulator's truth."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def add_commands(bench: typer.Typer) -> None:
     bench.command()(scoring)
     bench.command()(keypoints)
     bench.command()(judge)
+    bench.command()(obstacle)
 
 
 def scoring(
@@ -102,6 +103,31 @@ def judge(
     wanted = in_domain(states, policy_states, ROLLOUTS_PER_STATE)
     make(rollouts, wanted, str(policy), workers=workers, progress=not json)
     _show(measure_judge(load(rollouts, wanted, progress=not json)), json)
+
+
+def obstacle(
+    rollouts: RolloutsOption = DEFAULT_ROLLOUTS,
+    states: Annotated[
+        int, typer.Option(min=1, help="Initial states per task, for four scripted behaviours and the policy.")
+    ] = 4,
+    policy_rollouts: Annotated[
+        int, typer.Option(min=0, help="Rollouts of the policy from each of them.")
+    ] = 2,
+    policy: PolicyOption = DEFAULT_POLICY,
+    workers: WorkersOption = 2,
+    json: JsonOption = False,
+) -> None:
+    """Compare the perceived collision cost with the simulator's contacts, on the suite `obstacle`.
+
+    `auc` is the chance that a rollout with a collision costs more than one without, over the expert that goes
+    round the obstacle, noisy ones, one that goes straight through it, and the policy's own rollouts.
+    """
+    from grape_training.bench_obstacle import measure_obstacle
+    from grape_training.bench_rollouts import load, make, obstacles
+
+    wanted = obstacles(states, policy_rollouts)
+    make(rollouts, wanted, str(policy), workers=workers, progress=not json)
+    _show(measure_obstacle(load(rollouts, wanted, progress=not json)), json)
 
 
 def _show(found: dict[str, Any], json: bool) -> None:

@@ -14,6 +14,7 @@ _COLOURS = ((255, 90, 170), (60, 180, 255), (255, 200, 0), (160, 120, 255))
 _HELD_COLOUR = (150, 150, 150)
 _LABEL_COLOUR = (20, 20, 20)
 _END_EFFECTOR_COLOUR = (0, 220, 120)
+_OBSTACLE_COLOUR = (255, 60, 60)
 
 
 def project(points: np.ndarray, camera: Camera) -> np.ndarray:
@@ -29,9 +30,13 @@ def draw_keypoints(
 ) -> np.ndarray:
     """Return ``image`` (H, W, 3) RGB enlarged by ``scale`` with the keypoints of frame ``t`` drawn on it.
 
-    A filled disc was seen, a grey ring is only kept from before; the cross is the end effector.
+    A filled disc was seen, a grey ring is only kept from before; the cross is the end effector. Small dots
+    are the tops of the obstacles, where they stood at first.
     """
     canvas = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    for place in project(tracks.obstacles, camera) * scale:
+        if np.isfinite(place).all():
+            cv2.circle(canvas, (int(place[0]), int(place[1])), scale, _OBSTACLE_COLOUR, -1, cv2.LINE_AA)
     places = project(tracks.positions[t], camera)
     for index, name in enumerate(tracks.names):
         if not np.isfinite(places[index]).all():

@@ -1,4 +1,4 @@
-"""Where the gripper is: spheres that fill its fingers and palm, from the end effector's pose and the opening."""
+"""Where the gripper is: spheres that fill fingers and palm, from the end effector's pose and the opening."""
 
 from __future__ import annotations
 

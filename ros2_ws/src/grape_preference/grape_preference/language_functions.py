@@ -264,7 +264,7 @@ _TABLE = (
         "obstacle_clearance",
         _A,
         METRE,
-        f"Gap between a's box and the nearest obstacle; {FAR:g} without one, negative is the overlap's depth.",
+        f"Gap between a's box and the nearest obstacle; {FAR:g} without one, negative when in it.",
         _obstacle_clearance,
     ),
     Function(
@@ -278,7 +278,7 @@ _TABLE = (
         "obstacle_change",
         (),
         ONE,
-        "Share of an obstacle's surface, of the most disturbed one, that left its place since the stage began.",
+        "Share of the most disturbed obstacle's surface that left its place since the stage began.",
         _obstacle_change,
         since_stage_start=True,
     ),

@@ -1,4 +1,4 @@
-"""What the constraint language is made of: points, units, functions, variables, and an episode being evaluated."""
+"""What the constraint language is made of: points, units, functions, variables, the evaluated episode."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What stands on the table and is no object of the task: found in the first frame, watched in the others.
 
 An obstacle is kept as columns: the cells of the table that it covers and how high it is there. What is below
-a visible point counts as filled, because the camera sees an obstacle from one side and it stands on the table.
+a visible point counts as filled: the camera sees an obstacle from one side only, and it stands on the table.
 """
 
 from __future__ import annotations
