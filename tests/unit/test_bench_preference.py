@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from episode_factory import make_episode
 from grape_preference.constraints import plan_for_task
+from grape_preference.stage_scoring import StageScore
 from grape_training import cli
 from grape_training.bench_judge import confusion_cell
 from grape_training.bench_keypoints import measure_keypoints
+from grape_training.bench_obstacle import collision_quality
 from grape_training.bench_rollouts import Wanted
 from grape_training.bench_scoring import Case, ablation, area_under_curve, expert_rank, quality
 from grape_training.bench_speed import growth, speedups
@@ -68,6 +70,25 @@ def test_quality_uses_the_truth_and_not_the_judge() -> None:
 def test_confusion(judged: float | None, truth: bool, cell: str) -> None:
     score = dataclasses.replace(make_score("e", 0, 1, True), i_success=judged)
     assert confusion_cell(score, truth) == cell
+
+
+def collided(cost: float, collision: bool, r_ext: float, success: bool) -> Case:
+    stage = StageScore("s", 0, 1, True, cost, {"path": 9.0, "sub_goal": 9.0, "collision": cost / 2}, (), ())
+    score = make_score("e", -0.1, r_ext, success, initial_state_id=STATE, stages=(stage, stage))
+    return Case(Wanted("obstacle", STATE, "policy"), score, not collision, (float(success),))
+
+
+def test_collisions_are_told_by_their_cost_alone() -> None:
+    """Two without collision, two with one; one of the four pairs is the wrong way round."""
+    cases = [
+        collided(0.0, False, 0.9, True),
+        collided(0.5, False, 0.1, False),
+        collided(0.4, True, 0.5, True),
+        collided(1.0, True, 0.95, False),
+    ]
+    found = collision_quality(cases)
+    assert found == {"auc": 0.75, "auc_policy_only": 0.75, "clean_success_first": 0.5}
+    assert collision_quality(cases[:2])["auc"] is None
 
 
 def rollout(success: bool, gap: float, **manifest) -> Rollout:

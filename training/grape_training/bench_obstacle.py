@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def measure_obstacle(rollouts: Iterable[tuple[Wanted, Rollout]]) -> dict[str, An
         "episodes": len(cases["task"]),
         "with_collision": sum(not case.success for case in cases["task"]),
         "verdicts_not_ok": sum(case.score.verdict != "ok" for case in cases["task"]),
-        "objectives": {name: _quality(group) for name, group in cases.items()},
+        "objectives": {name: collision_quality(group) for name, group in cases.items()},
         "behaviours": _behaviours(cases["task"]),
     }
 
@@ -43,17 +43,18 @@ def collision_cost(score: Score) -> float:
     return sum(stage.kinds["collision"] for stage in score.stages)
 
 
-def _quality(cases: list[Case]) -> dict[str, Any]:
+def collision_quality(cases: Sequence[Case]) -> dict[str, Any]:
+    """Return the AUC of the collision cost and ``clean_success_first``; a case's success is: no collision."""
     usable = [case for case in cases if case.score.verdict == "ok"]
     policy = [case for case in usable if case.wanted.kind == POLICY]
 
-    def auc(group: list[Case]) -> float | None:
+    def auc(group: Sequence[Case]) -> float | None:
         return area_under_curve(group, lambda case: -collision_cost(case.score))
 
     return {"auc": auc(usable), "auc_policy_only": auc(policy), "clean_success_first": _clean_first(usable)}
 
 
-def _clean_first(cases: list[Case]) -> float | None:
+def _clean_first(cases: Sequence[Case]) -> float | None:
     wins = [
         (clean.score.r_ext or 0.0) > (other.score.r_ext or 0.0)
         for clean in cases
@@ -63,7 +64,7 @@ def _clean_first(cases: list[Case]) -> float | None:
     return float(np.mean(wins)) if wins else None
 
 
-def _behaviours(cases: list[Case]) -> dict[str, dict[str, float]]:
+def _behaviours(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         groups[case.wanted.kind].append(case)

@@ -61,12 +61,17 @@ def _standing_out(
     v, u = np.nonzero(projector.above_table(depth))
     pixels = np.stack([u, v], axis=1)
     points = projector.points(pixels, depth)
-    lower, upper = workspace()
-    chosen = (points[:, 2] > LOW) & (points >= lower).all(axis=1) & (points < upper).all(axis=1)
-    chosen &= np.hypot(points[:, 0], points[:, 1]) > BASE_REACH
+    places = np.ascontiguousarray(points.T)
+    chosen = (places[2] > LOW) & (places[0] ** 2 + places[1] ** 2 > BASE_REACH**2)
+    chosen &= _within(places, *workspace())
     for low, high in boxes:
-        chosen &= ~((points > low - OBJECT_SLACK) & (points < high + OBJECT_SLACK)).all(axis=1)
+        chosen &= ~_within(places, low - OBJECT_SLACK, high + OBJECT_SLACK)
     return pixels[chosen], points[chosen]
+
+
+def _within(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    inside: np.ndarray = ((places > low[:, None]) & (places < high[:, None])).all(axis=0)
+    return inside
 
 
 def _components(
@@ -88,15 +93,21 @@ def _components(
 
 
 def _columns(cells: np.ndarray, points: np.ndarray) -> np.ndarray:
-    places, which = np.unique(cells[:, :2], axis=0, return_inverse=True)
-    tops = np.zeros(len(places))
-    np.maximum.at(tops, which.ravel(), points[:, 2])
-    return np.column_stack([workspace()[0][:2] + (places + 0.5) * CELL, tops])
+    highest = np.argsort(-points[:, 2], kind="stable")
+    _, first = np.unique(_numbers(cells[highest, :2]), return_index=True)
+    chosen = highest[first]
+    return np.column_stack([workspace()[0][:2] + (cells[chosen, :2] + 0.5) * CELL, points[chosen, 2]])
+
+
+def _numbers(cells: np.ndarray) -> np.ndarray:
+    """Return one number (n,) for each different row of non-negative ``cells`` (n, d)."""
+    shape = cells.max(axis=0, initial=0) + 1
+    return np.ravel_multi_index(tuple(cells.T), tuple(shape))
 
 
 def _gone(depths: np.ndarray, pixels: np.ndarray, cells: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return (T+1,): the largest share of an obstacle's surface through which the camera sees."""
-    _, first = np.unique(cells, axis=0, return_index=True)  # one pixel a voxel
+    _, first = np.unique(_numbers(cells), return_index=True)  # one pixel a voxel
     u, v = pixels[first].T
     seen = depths[:, v, u].astype(np.int32)
     through = seen > seen[0] + round(GONE * 1000)
