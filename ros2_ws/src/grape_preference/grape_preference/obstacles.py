@@ -70,8 +70,7 @@ def _standing_out(
 
 
 def _within(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    inside: np.ndarray = ((places > low[:, None]) & (places < high[:, None])).all(axis=0)
-    return inside
+    return np.asarray(((places > low[:, None]) & (places < high[:, None])).all(axis=0))
 
 
 def _components(
