@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 from grape_policy.arm.controller import CartesianController
-from grape_policy.arm.description import load_description
+from grape_policy.arm.description import SHIPPED, RobotDescription, load_description
 from grape_policy.arm.drivers import MockDriver
 from grape_policy.arm.kinematics import ArmKinematics, Pose, rotated, rotation_between
 from grape_policy.arm.limiter import JointLimiter
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 
 ROBOT = load_description()
 KINEMATICS = ArmKinematics(ROBOT)
-CONTROLLER = CartesianController(ROBOT)
+CONTROLLERS = {name: CartesianController(load_description(name)) for name in SHIPPED}
 DOWN = np.array([0.0, np.sqrt(0.5), 0.0, np.sqrt(0.5)])
 ROUNDING = 1e-9
+every_robot = pytest.mark.parametrize("robot", [load_description(name) for name in SHIPPED], ids=SHIPPED)
 unit = st.floats(0.0, 1.0)
 anything = st.floats(allow_nan=True, allow_infinity=True) | st.floats(-0.3, 0.3)
 events = st.lists(
@@ -35,11 +37,14 @@ events = st.lists(
 pauses = st.lists(st.floats(0.0, 0.15), min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@every_robot
+@settings(max_examples=30, deadline=None)
 @given(events=events, pauses=pauses)
-def test_velocity_acceleration_and_joints_stay_bounded(events: list, pauses: list[float]) -> None:
-    controller, now = CartesianController(ROBOT), 0.0
-    before, speed = controller.tick(now).joints, np.zeros(6)
+def test_velocity_acceleration_and_joints_stay_bounded(
+    robot: RobotDescription, events: list, pauses: list[float]
+) -> None:
+    controller, now = CartesianController(robot), 0.0
+    before, speed = controller.tick(now).joints, np.zeros(len(robot.joints))
     for event in [*events, "end"]:
         if event == "halt":
             controller.halt()
@@ -54,11 +59,11 @@ def test_velocity_acceleration_and_joints_stay_bounded(events: list, pauses: lis
             seconds = min(pause, 0.05)
             if seconds > 1e-6:
                 velocity = (joints - before) / seconds
-                assert np.all(np.abs(velocity) <= ROBOT.velocity * (1 + ROUNDING) + 1e-6)
-                assert np.all(np.abs(velocity - speed) <= ROBOT.acceleration * seconds + 1e-6)
+                assert np.all(np.abs(velocity) <= robot.velocity * (1 + ROUNDING) + 1e-6)
+                assert np.all(np.abs(velocity - speed) <= robot.acceleration * seconds + 1e-6)
                 speed = velocity
-            assert np.all(joints >= ROBOT.lower - ROUNDING)
-            assert np.all(joints <= ROBOT.upper + ROUNDING)
+            assert np.all(joints >= robot.lower - ROUNDING)
+            assert np.all(joints <= robot.upper + ROUNDING)
             before = joints
 
 
@@ -81,11 +86,11 @@ stream = st.lists(
 class Track:
     """An arm loop with a mock arm; remembers every written target and the time since the one before."""
 
-    def __init__(self) -> None:
+    def __init__(self, robot: RobotDescription) -> None:
         self.now, self.seconds = 0.0, [0.01]
-        self.driver = MockDriver(ROBOT)
-        self.loop = ArmLoop(ROBOT, self.driver)
-        self.joints = [ROBOT.home]
+        self.driver = MockDriver(robot)
+        self.loop = ArmLoop(robot, self.driver)
+        self.joints = [robot.home]
         self.ticks(1)
 
     def ticks(self, count: int, seconds: float = 0.01) -> None:
@@ -113,10 +118,13 @@ class Track:
         self.ticks(*{"ticks": (12, 0.01), "pause": (1, 0.3)}.get(what, (3, 0.01)))
 
 
-@settings(max_examples=80, deadline=None)
+@every_robot
+@settings(max_examples=30, deadline=None)
 @given(stream=stream)
-def test_any_stream_of_actions_stops_and_resumes_moves_smoothly(stream: list) -> None:
-    track = Track()
+def test_any_stream_of_actions_stops_and_resumes_moves_smoothly(
+    robot: RobotDescription, stream: list
+) -> None:
+    track = Track(robot)
     assert track.loop.arm(track.now)[0]
     for what, action in stream:
         track.happen(what, action)
@@ -128,12 +136,13 @@ def test_any_stream_of_actions_stops_and_resumes_moves_smoothly(stream: list) ->
     joints = np.array(track.joints)
     velocity = np.diff(joints, axis=0) / seconds
     assert np.all(np.isfinite(joints))
-    assert np.all(np.abs(velocity) <= ROBOT.velocity + 1e-6)
-    assert np.all(np.abs(np.diff(velocity, axis=0)) <= ROBOT.acceleration * seconds[1:] + 1e-6)
-    poses = [KINEMATICS.forward(row) for row in joints]
+    assert np.all(np.abs(velocity) <= robot.velocity + 1e-6)
+    assert np.all(np.abs(np.diff(velocity, axis=0)) <= robot.acceleration * seconds[1:] + 1e-6)
+    kinematics = ArmKinematics(robot)
+    poses = [kinematics.forward(row) for row in joints]
     positions = np.array([pose.position for pose in poses])
     speed = np.linalg.norm(np.diff(positions, axis=0), axis=1) / seconds[:, 0]
-    assert speed.max() <= 1.1 * ROBOT.speed.linear
+    assert speed.max() <= 1.1 * robot.speed.linear
 
 
 @settings(max_examples=150, deadline=None)
@@ -163,15 +172,16 @@ def test_limiter_never_leaves_the_range_of_its_goals(goals: list[float], seconds
             assert -1.0 - ROUNDING <= limiter.position[0] <= 1.0 + ROUNDING
 
 
-@settings(max_examples=60, deadline=None)
+@every_robot
+@settings(max_examples=30, deadline=None)
 @given(action=st.lists(anything, min_size=0, max_size=9))
-def test_any_list_is_followed_or_refused(action: list[float]) -> None:
-    controller = CONTROLLER
+def test_any_list_is_followed_or_refused(robot: RobotDescription, action: list[float]) -> None:
+    controller = CONTROLLERS[robot.name]
     before = controller.target_pose
     try:
         controller.command(action, 0.0)
     except ActionRefused:
         assert controller.target_pose is before
     assert np.all(np.isfinite(controller.target_pose.position))
-    assert np.all(controller.target_pose.position >= ROBOT.workspace_lower - ROUNDING)
-    assert np.all(controller.target_pose.position <= ROBOT.workspace_upper + ROUNDING)
+    assert np.all(controller.target_pose.position >= robot.workspace_lower - ROUNDING)
+    assert np.all(controller.target_pose.position <= robot.workspace_upper + ROUNDING)

@@ -12,6 +12,7 @@ from grape_policy.arm.clearance import ArmClearance
 from grape_policy.arm.controller import CartesianController
 from grape_policy.arm.description import Box, DescriptionError, RobotDescription, load_boxes, load_description
 from grape_policy.arm.drivers import JointMeasurement, MockDriver
+from grape_policy.arm.kinematics import ArmKinematics
 from grape_policy.arm.loop import ArmLoop
 from grape_policy.arm.safety import Reason, State
 from grape_policy.arm.watchdogs import LAG_SECONDS, Heartbeats, ImageWatch
@@ -28,7 +29,7 @@ class LiveDriver(MockDriver):
 
     def __init__(self, description: RobotDescription) -> None:
         super().__init__(description)
-        self.now, self.force, self.offset = 0.0, None, np.zeros(6)
+        self.now, self.force, self.offset = 0.0, None, np.zeros(len(description.joints))
         self.track: list[np.ndarray] = []
 
     def write(self, target, now: float) -> None:  # type: ignore[no-untyped-def]
@@ -340,6 +341,20 @@ def test_the_gripper_closes_no_further_at_its_force_limit() -> None:
     bench.loop.act(STAY, 0.1, bench.now)
     bench.run(0.3)
     assert bench.driver.read().gripper_m > held  # opening is always allowed
+
+
+def test_joints_that_are_elsewhere_are_checked_for_clearance() -> None:
+    robot = load_description("panda")
+    kinematics = ArmKinematics(robot)
+    pose = kinematics.forward(robot.home)
+    bent = kinematics.inverse(pose, robot.home + np.eye(7)[0]).joints
+    wall = Box("wall", np.array([-0.4, -0.4, 0.4]), np.array([0.0, -0.16, 0.8]))  # beside the elbow
+    bench = Bench(replace(robot, keep_out=(wall,)))
+    np.testing.assert_allclose(kinematics.forward(bent).position, pose.position, atol=2e-4)
+    bench.driver.offset = bent - robot.home  # the same pose, another elbow
+    bench.stopped_after(0.1)
+    assert bench.loop.status.reason == Reason.KEEP_OUT
+    assert "wall" in bench.loop.status.message
 
 
 def test_a_burst_of_actions_is_no_faster_than_single_ones() -> None:

@@ -42,7 +42,11 @@ def test_another_driver_needs_no_simulator() -> None:
     ("given", "message"),
     [
         ({"diver": "sim"}, "unknown argument diver; known are driver"),
-        ({"driver": "servo"}, "driver:=servo is not one of sim, mock"),
+        ({"driver": "warp"}, "driver:=warp is not one of sim, mock"),
+        ({"robot": "panda"}, "driver:=sim robot:=panda: driver sim simulates the wx250s"),
+        ({"driver": "trossen"}, "use robot wxai or another driver"),
+        ({"driver": "mock", "robot": "r2d2"}, "no robot description 'r2d2'; known: wx250s, panda"),
+        ({"driver": "servo", "robot": "/none.yaml"}, "cannot read the robot description /none.yaml"),
         ({"driver": "sim", "camera": "realsense"}, "camera:=none"),
     ],
 )

@@ -49,7 +49,11 @@ def check_line(check: object) -> str:
 
 
 def up(
-    driver: Annotated[str, typer.Option(help="Arm driver: sim or mock.")] = "sim",
+    driver: Annotated[str, typer.Option(help="Arm driver: sim, mock or that of a real arm.")] = "sim",
+    robot: Annotated[str, typer.Option(help="The arm: wx250s, panda, fr3, wxai or a YAML file.")] = "wx250s",
+    address: Annotated[
+        str, typer.Option(help="Of the arm's controller, for driver trossen.")
+    ] = "192.168.1.2",
     camera: Annotated[str, typer.Option(help="Camera driver to start: none or realsense.")] = "none",
     checkpoint: Annotated[Path, typer.Option(help="Policy to start with.")] = DEFAULT_POLICY,
     episodes: Annotated[Path, typer.Option(help="Folder that receives the episodes.")] = DEFAULT_EPISODES,
@@ -60,6 +64,8 @@ def up(
 
     arguments = {
         "driver": driver,
+        "robot": robot,
+        "address": address,
         "camera": camera,
         "checkpoint": str(checkpoint),
         "episodes_folder": str(episodes),

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
+from grape_policy.arm.description import SHIPPED, DescriptionError, load_description
+from grape_policy.arm.drivers import DRIVERS, combination_error
 from grape_policy.vla.runtime import PRECISIONS
 
 
@@ -85,8 +87,14 @@ DEFAULT_CHECKPOINT = "checkpoints/grape-small"
 
 ARGUMENTS = (
     Argument(
-        "driver", "sim", "arm driver: the simulator, or a kinematic arm without physics", ("sim", "mock")
+        "driver",
+        "sim",
+        "arm driver: the simulator, a kinematic arm without physics, or a real arm by MoveIt Servo, "
+        "ros2_control's joint trajectory controller, a Cartesian impedance controller or Trossen's library",
+        DRIVERS,
     ),
+    Argument("robot", "wx250s", f"the arm: {', '.join(SHIPPED)}, or a YAML description of your own"),
+    Argument("address", "192.168.1.2", "IP address of the arm's controller, for driver:=trossen"),
     Argument(
         "camera", "none", "camera driver to start; none: simulated or already running", ("none", "realsense")
     ),
@@ -146,7 +154,7 @@ NODES = (
         "grape_policy",
         "arm_node",
         "grape_policy.nodes.arm_node",
-        parameters={"driver": "{driver}", "watch": "{watch}"},
+        parameters={name: "{" + name + "}" for name in ("driver", "robot", "address", "watch")},
         respawns=RESPAWNS,
         managed=True,
     ),
@@ -218,7 +226,18 @@ def resolve_arguments(
     values = {argument.name: argument.parse(given.get(argument.name, argument.default)) for argument in table}
     if values.get("driver") == "sim" and values.get("camera") == "realsense":
         raise StackError("driver:=sim renders its own camera; use camera:=none, or another driver")
+    if "robot" in values:
+        _check_robot(str(values["driver"]), str(values["robot"]))
     return values
+
+
+def _check_robot(driver: str, robot: str) -> None:
+    try:
+        refusal = combination_error(driver, load_description(robot).model)
+    except DescriptionError as error:
+        raise StackError(f"robot:={robot}: {error}") from error
+    if refusal:
+        raise StackError(f"driver:={driver} robot:={robot}: {refusal}")
 
 
 def selected_nodes(arguments: Mapping[str, Value]) -> list[NodeDescription]:

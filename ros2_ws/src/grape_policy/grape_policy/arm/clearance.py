@@ -15,11 +15,11 @@ import mujoco
 import numpy as np
 
 from .description import FloatArray, RobotDescription
-from .model import FINGER_JOINTS, arm_spec
+from .models import arm_spec
 from .safety import Reason
 
+_BASE, _SHOULDER = 1, 2  # bodies of every model: the base link and the first that turns stand on the table
 TABLE_HALF_SIZE = (1.0, 1.0, 0.05)  # m, its top is z = 0
-_BASE, _SHOULDER = "base_link", "shoulder_link"  # these two stand on the table
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,12 @@ class ArmClearance:
 
     def __init__(self, description: RobotDescription) -> None:
         boxes = tuple((box.name, *box.lower, *box.upper) for box in description.keep_out)
-        self._model = _model(boxes)
+        self._model = _model(description.model, description.joints, boxes)
         self._data = mujoco.MjData(self._model)
         self._joints = np.array([self._model.joint(name).qposadr[0] for name in description.joints])
-        self._fingers = np.array([self._model.joint(name).qposadr[0] for name in FINGER_JOINTS])
+        fingers = description.gripper.fingers
+        self._fingers = np.array([self._model.joint(name).qposadr[0] for name in fingers])
+        self._finger_signs = np.array(list(fingers.values()), dtype=np.float64)
         self._pairs = _watched(self._model, description)
         first, second = self._pairs.first, self._pairs.second
         fixed = (self._model.geom_bodyid == 0)[:, None]  # table and keep-out boxes: parallel to the axes
@@ -66,9 +68,9 @@ class ArmClearance:
         self._nearest = np.zeros(6)
 
     def check(self, joints: FloatArray, gripper_m: float) -> Violation | None:
-        """Return the first pair that is too near at ``joints`` (6,) rad and ``gripper_m`` (m of a finger)."""
+        """Return the first pair that is too near at ``joints`` (n,) rad and ``gripper_m`` (m of a finger)."""
         self._qpos[self._joints] = joints
-        self._qpos[self._fingers] = gripper_m, -gripper_m
+        self._qpos[self._fingers] = gripper_m * self._finger_signs
         mujoco.mj_kinematics(self._model, self._data)
         pairs = self._pairs
         apart = self._centres[pairs.first] - self._centres[pairs.second]
@@ -92,9 +94,13 @@ class ArmClearance:
 
 
 @cache
-def _model(boxes: tuple[tuple[str, float, float, float, float, float, float], ...]) -> mujoco.MjModel:
+def _model(
+    name: str,
+    joints: tuple[str, ...],
+    boxes: tuple[tuple[str, float, float, float, float, float, float], ...],
+) -> mujoco.MjModel:
     """Return the arm with its hulls, a table and the keep-out boxes; read only, shared by all checks."""
-    spec = arm_spec()
+    spec = arm_spec(name, joints)
     for geom in list(spec.geoms):
         if not geom.contype:  # a finger's visual mesh: its box is what collides
             spec.delete(geom)
@@ -111,20 +117,20 @@ def _model(boxes: tuple[tuple[str, float, float, float, float, float, float], ..
 
 def _watched(model: mujoco.MjModel, description: RobotDescription) -> _Pairs:
     limits = description.clearance
+    fingers = {int(model.joint(name).bodyid[0]) for name in description.gripper.fingers}
     rows: list[tuple[int, int, float, Reason]] = []
     for first, second in itertools.combinations(range(model.ngeom), 2):
         names = {_name(model, first), _name(model, second)}
+        links = {int(model.geom_bodyid[first]), int(model.geom_bodyid[second])}
         keep_out = any(name.startswith("keep-out") for name in names)
-        if model.geom_bodyid[first] == model.geom_bodyid[second] or (keep_out and _BASE in names):
+        if len(links) == 1 or (keep_out and _BASE in links):
             continue  # one body, or a box around the base, which cannot get out of it
         if keep_out:
             rows.append((first, second, 0.0, Reason.KEEP_OUT))
         elif "table" in names:
-            if not names & {_BASE, _SHOULDER}:
-                finger = any("finger" in name for name in names)
-                rows.append(
-                    (first, second, limits.fingers if finger else limits.table, Reason.TABLE_CLEARANCE)
-                )
+            if not links & {_BASE, _SHOULDER}:
+                above = limits.fingers if links & fingers else limits.table
+                rows.append((first, second, above, Reason.TABLE_CLEARANCE))
         elif not _neighbours(model, first, second):
             rows.append((first, second, limits.links, Reason.SELF_CLEARANCE))
     ids, least = np.array([row[:2] for row in rows]), np.array([row[2] for row in rows])

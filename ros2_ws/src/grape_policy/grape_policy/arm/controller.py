@@ -27,7 +27,7 @@ MAX_TICK_SECONDS = 0.05  # after a pause the arm goes on from where it is instea
 
 @dataclass(frozen=True)
 class JointTarget:
-    """What the driver shall do now: joints (6,) in rad, gripper in metres of one finger."""
+    """What the driver shall do now: joints (n,) in rad, gripper in metres of one finger."""
 
     joints: FloatArray
     gripper_m: float
@@ -63,16 +63,17 @@ class CartesianController:
         return clone
 
     def reset(self, joints: ArrayLike, gripper: float) -> None:
-        """Stand still at ``joints`` (6,) rad and ``gripper`` m: the new target is exactly this pose.
+        """Stand still at ``joints`` (n,) rad and ``gripper`` m: the new target is exactly this pose.
 
         Raises:
-            ActionRefused: not six finite joints, or a gripper position that is not finite.
+            ActionRefused: not n finite joints, or a gripper position that is not finite.
         """
         measured = np.asarray(joints, dtype=np.float64)
         if measured.shape != self._description.home.shape or not np.all(
             np.isfinite([*measured.flat, gripper])
         ):
-            message = f"cannot start at joints {joints!r}, gripper {gripper!r}: need 6 finite joints"
+            count = len(self._description.joints)
+            message = f"cannot start at joints {joints!r}, gripper {gripper!r}: need {count} finite joints"
             raise ActionRefused(Reason.INVALID_ACTION, message)
         inside = np.clip(measured, self._description.lower, self._description.upper)
         self._limiter.reset(inside)
@@ -141,7 +142,7 @@ class CartesianController:
         return begun
 
     def pose_of(self, joints: FloatArray) -> Pose:
-        """Return the end effector's pose at ``joints`` (6,) rad."""
+        """Return the end effector's pose at ``joints`` (n,) rad."""
         return self._kinematics.forward(joints)
 
     def stops_too_near(self) -> Violation | None:
@@ -149,7 +150,7 @@ class CartesianController:
         return self._clearance.check(self._limiter.stopping_position(), self._gripper)
 
     def too_near_at(self, joints: FloatArray, gripper_m: float) -> Violation | None:
-        """Return what the arm is too near to at ``joints`` (6,) rad and ``gripper_m``."""
+        """Return what the arm is too near to at ``joints`` (n,) rad and ``gripper_m``."""
         return self._clearance.check(joints, gripper_m)
 
     def stop_closing(self) -> None:

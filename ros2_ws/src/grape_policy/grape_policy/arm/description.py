@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,8 @@ import yaml
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+SHIPPED = ("wx250s", "panda", "fr3", "wxai")
+BRAKING_SECONDS = 0.105  # from full speed, docs/safety.md promises 0.1 s
 
 
 class DescriptionError(ValueError):
@@ -33,7 +36,8 @@ class StepLimits:
 class Gripper:
     """One finger's travel (m), its speed limit (m/s) and the force (N) beyond which it closes no further.
 
-    ``joint`` is the name in joint states.
+    ``joint`` is the name in joint states; ``fingers`` gives for each finger joint of the model its way per
+    metre of that opening, 1 or -1.
     """
 
     joint: str
@@ -41,6 +45,7 @@ class Gripper:
     open: float
     velocity: float
     force: float
+    fingers: Mapping[str, float]
 
     def metres(self, fraction: float) -> float:
         """Return the finger position (m) of an opening ``fraction``, 0 closed .. 1 open."""
@@ -79,9 +84,14 @@ class ClearanceLimits:
 
 @dataclass(frozen=True)
 class RobotDescription:
-    """One arm. Arrays have one number per joint (rad, rad/s, rad/s²) or per axis of the base frame (m)."""
+    """One arm. Arrays have one number per joint (rad, rad/s, rad/s²) or axis of the base frame (m).
+
+    ``model`` names its kinematics and collision shapes (``models.py``); ``topics`` are the robot's own, by
+    the contract's key, where they are not the contract's.
+    """
 
     name: str
+    model: str
     joints: tuple[str, ...]
     lower: FloatArray
     upper: FloatArray
@@ -97,12 +107,15 @@ class RobotDescription:
     base_frame: str
     end_effector_frame: str
     keep_out: tuple[Box, ...] = ()
+    topics: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in ("lower", "upper", "velocity", "acceleration", "home"):
-            self._require(getattr(self, field).shape == (len(self.joints),), f"{field}: one number per joint")
+        for name in ("lower", "upper", "velocity", "acceleration", "home"):
+            self._require(getattr(self, name).shape == (len(self.joints),), f"{name}: one number per joint")
         self._require(bool(np.all(self.lower < self.upper)), "limits: lower must be below upper")
         self._require(bool(np.all(self.velocity > 0) and np.all(self.acceleration > 0)), "limits must be > 0")
+        braking = self.velocity / self.acceleration <= BRAKING_SECONDS
+        self._require(bool(np.all(braking)), f"limits: every joint must stop within {BRAKING_SECONDS} s")
         inside = np.all(self.home >= self.lower) and np.all(self.home <= self.upper)
         self._require(bool(inside), "home: outside the joint limits")
         self._require(bool(np.all(self.workspace_lower < self.workspace_upper)), "workspace: lower < upper")
@@ -172,6 +185,7 @@ def parse_description(data: dict[str, Any]) -> RobotDescription:
         limits, workspace, frames = data["limits"], data["workspace"], data["frames"]
         return RobotDescription(
             name=data["name"],
+            model=data["model"],
             joints=tuple(data["joints"]),
             lower=_array(limits["lower"]),
             upper=_array(limits["upper"]),
@@ -185,6 +199,7 @@ def parse_description(data: dict[str, Any]) -> RobotDescription:
             speed=SpeedLimits(**data["speed"]),
             clearance=ClearanceLimits(**data["clearance"]),
             keep_out=parse_boxes(data["keep_out"]),
+            topics=data.get("topics", {}),
             base_frame=frames["base"],
             end_effector_frame=frames["end_effector"],
         )
@@ -196,12 +211,19 @@ def parse_description(data: dict[str, Any]) -> RobotDescription:
 
 @cache
 def load_description(name: str = "wx250s") -> RobotDescription:
-    """Return the shipped description ``name``.
+    """Return the shipped description ``name``, or that in the file ``name`` when it ends in ``.yaml``.
 
     Raises:
         DescriptionError: there is no such description, or it is wrong.
     """
-    path = files("grape_policy.arm").joinpath(f"{name}.yaml")
-    if not path.is_file():
-        raise DescriptionError(f"no robot description {name!r}; known: wx250s")
-    return parse_description(yaml.safe_load(path.read_text(encoding="utf-8")))
+    own = name.endswith(".yaml")
+    path = Path(name).expanduser() if own else files("grape_policy.arm").joinpath(f"{name}.yaml")
+    if not own and name not in SHIPPED:
+        raise DescriptionError(f"no robot description {name!r}; known: {', '.join(SHIPPED)}, or a .yaml file")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise DescriptionError(f"cannot read the robot description {name}: {error}") from error
+    if not isinstance(data, dict):
+        raise DescriptionError(f"robot description {name}: not a YAML mapping; see wx250s.yaml")
+    return parse_description(data)

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .controller import JointTarget
 from .description import FloatArray, RobotDescription
+
+if TYPE_CHECKING:
+    from .controller import JointTarget
+
+REAL_DRIVERS = ("servo", "joint_trajectory", "cartesian_pose", "trossen")  # these move iron
+DRIVERS = ("sim", "mock", *REAL_DRIVERS)
+
+
+def combination_error(driver: str, model: str) -> str:
+    """Return why ``driver`` cannot move an arm of this model, and what can; empty when it can."""
+    if driver not in DRIVERS:
+        return f"driver {driver!r} is not known; set driver to one of {', '.join(DRIVERS)}"
+    if driver == "sim" and model != "wx250s":
+        return f"driver sim simulates the wx250s, not a {model}; use robot wx250s or driver mock"
+    if driver == "trossen" and model != "wxai":
+        return f"driver trossen moves Trossen's WidowX AI, not a {model}; use robot wxai or another driver"
+    return ""
 
 
 @dataclass(frozen=True)
 class JointMeasurement:
-    """Measured joints (6,) rad and gripper (m of one finger) at ``time`` (s, the caller's clock).
+    """Measured joints (n,) rad and gripper (m of one finger) at ``time`` (s, the caller's clock).
 
     ``gripper_force`` is the closing force in N, where the driver can tell it.
     """
@@ -23,10 +39,16 @@ class JointMeasurement:
 
 
 class ArmDriver(Protocol):
-    """One arm. Every method is called from the control loop's thread and must return at once."""
+    """One arm. Every method is called from the control loop's thread and must return at once.
+
+    ``write`` and ``hold`` raise OSError or RuntimeError when the arm cannot be commanded: the loop stops.
+    """
 
     def write(self, target: JointTarget, now: float) -> None:
         """Send a joint target."""
+
+    def hold(self, now: float) -> None:
+        """Make sure that the arm stays where it is; called instead of ``write`` while it is not armed."""
 
     def read(self) -> JointMeasurement | None:
         """Return the newest measurement, or None before the first one."""
@@ -44,6 +66,9 @@ class MockDriver:
     def write(self, target: JointTarget, now: float) -> None:
         """Take over the target."""
         self._measured = JointMeasurement(target.joints.copy(), target.gripper_m, now)
+
+    def hold(self, now: float) -> None:
+        """Stay: an arm without mass does."""
 
     def read(self) -> JointMeasurement:
         """Return the last target."""

@@ -14,12 +14,14 @@ import mujoco
 import numpy as np
 
 from .description import FloatArray, RobotDescription
-from .model import END_EFFECTOR_SITE, arm_spec
+from .model import END_EFFECTOR_SITE
+from .models import arm_spec
 
 POSITION_TOLERANCE = 1e-4  # m
 ROTATION_TOLERANCE = 5e-4  # rad
 _MAX_ITERATIONS = 29
 _DAMPING = 1e-5  # small: far from singular poses it must not slow convergence
+_HOMING = 0.02  # share of the way home a solve may take in the directions that do not move the end effector
 _MAX_JOINT_STEP = 0.4  # rad an iteration, keeps the solver in the branch it started in
 
 
@@ -33,7 +35,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class InverseResult:
-    """Joints (6,) in rad, what is left of the error (m, rad), and whether it is within tolerance."""
+    """Joints (n,) in rad, what is left of the error (m, rad), and whether it is within tolerance."""
 
     joints: FloatArray
     position_error: float
@@ -51,7 +53,7 @@ class ArmKinematics:
 
     def __init__(self, description: RobotDescription) -> None:
         self._description = description
-        spec = arm_spec()
+        spec = arm_spec(description.model, description.joints)
         for geom in list(spec.geoms):
             spec.delete(geom)
         self._model = spec.compile()
@@ -63,6 +65,7 @@ class ArmKinematics:
         # Views of MuJoCo's memory: asking for them anew costs as much as the kinematics.
         self._qpos = self._data.qpos
         self._position, self._rotation = self._data.site_xpos[self._site], self._data.site_xmat[self._site]
+        self._redundant = len(joints) > 6
         self._jacobian = np.zeros((6, self._model.nv))
         self._linear, self._angular = self._jacobian[:3], self._jacobian[3:]
         self._quaternion, self._inverse, self._difference = np.zeros(4), np.zeros(4), np.zeros(4)
@@ -71,7 +74,7 @@ class ArmKinematics:
         self._bounds = np.array([reach, np.ones(len(reach))]).T
 
     def forward(self, joints: FloatArray) -> Pose:
-        """Return the end effector's pose at ``joints`` (6,) rad."""
+        """Return the end effector's pose at ``joints`` (n,) rad."""
         self._place(joints)
         return Pose(self._position.copy(), self._quaternion[[1, 2, 3, 0]])
 
@@ -81,7 +84,7 @@ class ArmKinematics:
         return moved, turned
 
     def inverse(self, pose: Pose, start_joints: FloatArray) -> InverseResult:
-        """Return joints that reach ``pose``, or come near it, searching from ``start_joints`` (6,) rad.
+        """Return joints that reach ``pose``, or come near it, searching from ``start_joints`` (n,) rad.
 
         A pose out of reach is not an error: look at ``converged`` of the result.
         """
@@ -90,7 +93,10 @@ class ArmKinematics:
         goal = pose.quaternion[[3, 0, 1, 2]]
         error, iterations = self._error(joints, pose.position, goal), 0
         while not _within_tolerance(*_sizes(error)) and iterations < _MAX_ITERATIONS:
-            joints = clipped(joints + self._step(error), limits.lower, limits.upper)
+            step = self._step(error)
+            if iterations == 0 and self._redundant:
+                step = step + self._towards_home(joints)
+            joints = clipped(joints + step, limits.lower, limits.upper)
             error, iterations = self._error(joints, pose.position, goal), iterations + 1
         return InverseResult(joints, *_sizes(error), iterations)
 
@@ -113,6 +119,15 @@ class ArmKinematics:
         mujoco.mju_mulQuat(self._difference, goal_wxyz, self._inverse)
         mujoco.mju_quat2Vel(error[3:], self._difference, 1.0)
         return error
+
+    def _towards_home(self, joints: FloatArray) -> FloatArray:
+        """Return a small joint step (n,) towards home that leaves the pose as it is, after ``_step``.
+
+        Without it a seventh joint drifts from pose to pose, in the end to a joint limit.
+        """
+        jacobian = self._jacobian[:, self._dofs]
+        pull = _HOMING * (self._description.home - joints)
+        return pull - np.linalg.pinv(jacobian) @ (jacobian @ pull)
 
     def _step(self, error: FloatArray) -> FloatArray:
         """Return the damped least-squares joint step J^T (J J^T + d I)^-1 e, shortened if it is too long."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .chunk import Begun, make_chunk
+from .clearance import Violation
 from .controller import CartesianController
 from .description import RobotDescription
 from .drivers import ArmDriver, JointMeasurement
@@ -21,6 +22,8 @@ from .safety import ActionRefused, Reason, SafetySupervisor, State, Status
 from .watchdogs import Fault, Heartbeats, ImageWatch, Tracking
 
 MEASURED_SLACK = 0.05  # rad a joint may be measured beyond its limit
+# rad between a measured joint and the commanded one, from which on both are checked for clearance
+ELSEWHERE = 0.2
 DEFAULT_PERIOD = 0.2  # s between two actions of a policy
 
 
@@ -103,7 +106,7 @@ class ArmLoop:
         return True, self._supervisor.arm().message
 
     def disarm(self) -> str:
-        """Brake to a stand, then write no more to the driver; it holds the last target. Return a message."""
+        """Brake to a stand, then have the driver hold the last target. Return a message."""
         self._halt()
         return self._supervisor.disarm().message
 
@@ -168,10 +171,11 @@ class ArmLoop:
     def tick(self, now: float) -> None:
         """Check the watchdogs and write the next joint target."""
         self._check(now)
-        if not self._supervisor.armed and self._controller.still:
-            return
         try:
-            self._driver.write(self._controller.tick(now), now)
+            if not self._supervisor.armed and self._controller.still:
+                self._driver.hold(now)
+            else:
+                self._driver.write(self._controller.tick(now), now)
         except (OSError, RuntimeError) as error:
             self.stop(Reason.DRIVER_FAULT, f"the driver failed: {error}")
 
@@ -251,8 +255,15 @@ class ArmLoop:
         return fault
 
     def _check_clearance(self, now: float) -> Fault | None:
-        violation = self._controller.stops_too_near()
+        violation = self._controller.stops_too_near() or self._elsewhere_too_near()
         return Fault(violation.reason, str(violation)) if violation else None
+
+    def _elsewhere_too_near(self) -> Violation | None:
+        """Check the measured joints too where they differ: a Cartesian controller has its own redundancy."""
+        measured = self._driver.read()
+        if measured is None or np.abs(measured.joints - self._controller.joints).max() < ELSEWHERE:
+            return None
+        return self._controller.too_near_at(measured.joints, measured.gripper_m)
 
     def _outside_limits(self, measured: JointMeasurement) -> str:
         robot = self._description

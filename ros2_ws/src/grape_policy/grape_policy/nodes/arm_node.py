@@ -18,26 +18,35 @@ from grape_episodes import contract
 from grape_episodes.messages import header_stamp_ns
 from grape_msgs.msg import ActionStarted, EpisodeEvent, SafetyState
 
-from grape_policy.arm.description import RobotDescription, load_boxes, load_description
+from grape_policy.arm.description import SHIPPED, RobotDescription, load_boxes, load_description
+from grape_policy.arm.drivers import DRIVERS, REAL_DRIVERS, combination_error
 from grape_policy.arm.loop import ArmLoop, Timeouts
 from grape_policy.arm.safety import State, Status
+from grape_policy.arm.trossen import TrossenDriver
 from grape_policy.nodes import base
 from grape_policy.nodes.control_thread import ControlThread
-from grape_policy.nodes.drivers.mock import PublishingMockDriver
+from grape_policy.nodes.drivers.controllers import CartesianPoseDriver, JointTrajectoryDriver, ServoDriver
+from grape_policy.nodes.drivers.publishing import LiveMockDriver, PublishingDriver
 from grape_policy.nodes.drivers.topic import TopicDriver
 from grape_policy.nodes.loop_timer import LoopTimer
 from grape_policy.nodes.messages import to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.priority import run_as_controller, scheduling
 
-DRIVERS = {"mock": PublishingMockDriver, "sim": TopicDriver}
+BY_TOPICS = {
+    "sim": TopicDriver,
+    "servo": ServoDriver,
+    "joint_trajectory": JointTrajectoryDriver,
+    "cartesian_pose": CartesianPoseDriver,
+}
 HEARTBEATS = ("policy", "camera")  # whose it can watch
 STATUS_PERIOD = 0.1  # s, repetition of the safety state
 IMAGE_HEADER = 256  # bytes of a serialised image that its header takes at most; its padding is random
 BRAKE_SECONDS = 0.3  # from full speed it takes 0.1 s
 PARAMETERS = (
-    Parameter("driver", "sim", "What moves the joints: mock (in memory) or sim (another node, by topics)."),
-    Parameter("robot", "wx250s", "Robot description."),
+    Parameter("driver", "sim", f"What moves the joints: {', '.join(DRIVERS)}."),
+    Parameter("robot", "wx250s", f"Robot description: {', '.join(SHIPPED)}, or a YAML file of your own."),
+    Parameter("address", "192.168.1.2", "IP address of the arm's controller (driver trossen)."),
     Parameter("keep_out", "", "YAML file with keep-out boxes of this site, added to the description's."),
     Parameter("rate_hz", 100.0, "Control ticks per second.", 50.0, 250.0, "Hz"),
     Parameter("arm_on_start", False, "Arm as soon as joint states arrive; otherwise wait for set_armed."),
@@ -57,8 +66,14 @@ class ArmNode(base.ManagedNode):
         super().__init__("arm", PARAMETERS)
 
     def configure(self) -> None:
-        """Read the robot's description and this site's boxes."""
+        """Read the robot's description and this site's boxes; refuse a driver that cannot move it."""
         self._description = self._describe()
+        name = self.parameters.driver
+        refusal = combination_error(name, self._description.model)
+        if self.parameters.arm_on_start and name in REAL_DRIVERS:
+            refusal = f"arm_on_start is not for real arms (driver {name}); arm it with set_armed"
+        if refusal:
+            raise ValueError(f"arm: {refusal}")
 
     def activate(self) -> None:
         """Take the driver, disarmed, and start to tick."""
@@ -111,11 +126,13 @@ class ArmNode(base.ManagedNode):
             watch_images="images" in watched,
         )
 
-    def _make_driver(self, description: Any) -> Any:
+    def _make_driver(self, description: RobotDescription) -> Any:
         name = self.parameters.driver
-        if name not in DRIVERS:
-            raise ValueError(f"arm: driver {name!r} is not known; set driver to one of {', '.join(DRIVERS)}")
-        return DRIVERS[name](self, description)
+        if name in BY_TOPICS:
+            return BY_TOPICS[name](self, description)
+        mock = name == "mock"
+        arm = LiveMockDriver(description) if mock else TrossenDriver(description, self.parameters.address)
+        return PublishingDriver(self, description, arm)
 
     def _open_interfaces(self) -> None:
         self._safety = base.publisher(self, "safety_state")
@@ -143,8 +160,7 @@ class ArmNode(base.ManagedNode):
                 self._arm_on_start = not self._loop.arm(now)[0]
             self._loop.tick(now)
             self._publish_begun()
-            if isinstance(self._driver, PublishingMockDriver):
-                self._driver.publish()
+            self._driver.publish()
             self._announce_change()
             self._timer_report.add(start, time.monotonic())
 
