@@ -21,6 +21,7 @@ from grape_episodes import contract
 from grape_policy.domain import reserved_domain
 from grape_policy.nodes import base
 from grape_policy.nodes.messages import to_nanoseconds
+from grape_policy.stack import Value
 from grape_policy.supervisor import RunningStack, running_stack
 
 STATE = "carrot_on_plate/collect/0000"
@@ -41,6 +42,8 @@ class LoopBench:
         self.diagnostics: dict[str, dict[str, str]] = {}  # the newest values of each entry
         base.subscription(self._node, "action", self.actions.append)
         base.subscription(self._node, "joint_command", self._on_command)
+        self.stop = "no stop"  # what the arm said when it stopped by itself
+        base.subscription(self._node, "safety_state", self._on_safety)
         base.subscription(self._node, "diagnostics", self._on_diagnostics)
 
     def close(self) -> None:
@@ -97,6 +100,10 @@ class LoopBench:
     def _on_command(self, message: Any) -> None:
         self.commands.append((to_nanoseconds(message.header.stamp), np.array(message.position[:6])))
 
+    def _on_safety(self, message: Any) -> None:
+        if message.state == message.STOPPED:
+            self.stop = message.message
+
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
             self.diagnostics[status.name] = {pair.key: pair.value for pair in status.values}
@@ -132,7 +139,8 @@ def summary(bench: LoopBench, cpu: dict[str, float]) -> dict[str, Any]:
     actions = bench.actions[WARM_UP_ACTIONS:]
     motions = first_motions_ms([to_nanoseconds(a.header.stamp) for a in actions], bench.commands)
     if len(actions) < 5 or len(motions) < 3:
-        raise RuntimeError(f"only {len(actions)} actions and {len(motions)} first motions; act for longer")
+        found = f"only {len(actions)} actions and {len(motions)} first motions; the arm says: {bench.stop}"
+        raise RuntimeError(f"{found}; act for longer, or on a machine with less other work")
     arm, sim = bench.diagnostics.get("grape/arm", {}), bench.diagnostics.get("grape/sim", {})
     overheads, intervals = overheads_ms(actions), np.diff([to_nanoseconds(a.header.stamp) for a in actions])
     return {
@@ -177,7 +185,7 @@ def measure(checkpoint: Path, seconds: float, image_scale: int = 1) -> dict[str,
         StackError, RuntimeError: the graph did not start, refused, or acted too little.
     """
     with tempfile.TemporaryDirectory() as folder, reserved_domain() as domain_id:
-        arguments = {
+        arguments: dict[str, Value] = {
             "checkpoint": str(checkpoint),
             "episodes_folder": f"{folder}/episodes",
             "image_scale": image_scale,
