@@ -222,6 +222,21 @@ def test_silence_of_the_camera_stops_within_two_tenths_of_the_missing_image() ->
     assert seconds <= 0.1 + 0.2 + 2 * TICK
 
 
+def test_a_camera_that_lags_is_as_good_as_none() -> None:
+    bench = Bench(watch_images=True)
+
+    def each_tick(now: float) -> None:
+        bench.loop.act(STAY, 0.1, now)
+        bench.loop.see(round(now * 1e9), round(now * 1e3), now, lag)
+
+    lag = 0.25
+    bench.run(1.0, each_tick)
+    assert bench.loop.status.state == State.ARMED
+    lag = 0.35
+    assert bench.stopped_after(0.2, each_tick) <= 0.1
+    assert bench.loop.status.reason == Reason.IMAGE_STALE
+
+
 def test_motion_ends_by_itself_long_before_silence_is_a_fault() -> None:
     bench = Bench()
     bench.loop.act(FORWARD, 0.1, 0.0)

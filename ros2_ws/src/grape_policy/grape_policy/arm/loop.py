@@ -126,12 +126,12 @@ class ArmLoop:
         """Note a heartbeat of the node ``name``."""
         self._heartbeats.beat(name, now)
 
-    def see(self, stamp_ns: int, digest: int, now: float) -> None:
-        """Note an image by its stamp and a digest of its content."""
+    def see(self, stamp_ns: int, digest: int, now: float, age: float = 0.0) -> None:
+        """Note an image by its stamp, a digest of its content and its age (s) by the stamp."""
         measured = self._driver.read()
         if self._images is not None and measured is not None:
             position = self._controller.pose_of(measured.joints).position
-            self._images.see(stamp_ns, digest, position, now)
+            self._images.see(stamp_ns, digest, position, now, age)
 
     def act(self, action: ArrayLike, observation_age: float, now: float) -> str:
         """Follow one action (7,) computed from an image ``observation_age`` seconds old.

@@ -71,15 +71,18 @@ class ImageWatch:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._arrived = -np.inf
+        self._taken = -np.inf  # s
         self._stamp_ns, self._digest = -1, -1
         self._first: FloatArray | None = None  # where the end effector was when this content first came
         self._previous: FloatArray | None = None  # and when the image before came
         self._frozen = ""
 
-    def see(self, stamp_ns: int, digest: int, position: FloatArray, now: float) -> None:
-        """Note an image by its stamp, a digest of its content and the end effector's position (3,) m."""
-        self._arrived = now
+    def see(self, stamp_ns: int, digest: int, position: FloatArray, now: float, age: float = 0.0) -> None:
+        """Note an image by its stamp, a digest of its content and the end effector's position (3,) m.
+
+        ``age``: seconds since it was taken, by its stamp; a camera that lags is as good as none.
+        """
+        self._taken = now - max(age, 0.0)
         stuck_stamp, same = stamp_ns <= self._stamp_ns, digest == self._digest
         if not (stuck_stamp or same) or self._first is None or self._previous is None:
             self._first, self._frozen = position, ""
@@ -92,6 +95,9 @@ class ImageWatch:
         """Return what is wrong with the images, watched from ``since`` on."""
         if self._frozen:
             return Fault(Reason.IMAGE_FROZEN, f"the arm moves, but the image's {self._frozen}")
-        if now - max(self._arrived, since) > self._timeout:
-            return Fault(Reason.IMAGE_STALE, f"no image for {self._timeout:g} s; is the camera running?")
+        if now - max(self._taken, since) > self._timeout:
+            message = (
+                f"no image of the last {self._timeout:g} s; does the camera run, are the clocks in step?"
+            )
+            return Fault(Reason.IMAGE_STALE, message)
         return None

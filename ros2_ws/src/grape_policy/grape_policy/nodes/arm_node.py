@@ -54,7 +54,7 @@ PARAMETERS = (
     Parameter("joint_states_timeout", 0.25, "Without joint states for this long it stops.", 0.02, 5.0, "s"),
     Parameter("observation_timeout", 1.0, "Actions from an older image are dropped.", 0.05, 10.0, "s"),
     Parameter("heartbeat_timeout", 0.25, "Without a watched node's heartbeat it stops.", 0.1, 10.0, "s"),
-    Parameter("image_timeout", 0.3, "Without an image for this long it stops.", 0.05, 10.0, "s"),
+    Parameter("image_timeout", 0.3, "Without an image taken since it stops.", 0.05, 10.0, "s"),
     Parameter("watch", "policy,camera,images", "What it needs while it follows actions, or none."),
 )
 
@@ -219,8 +219,10 @@ class ArmNode(base.ManagedNode):
     def _on_image(self, data: bytes) -> None:
         """Note an image, serialised: to compare it with the last one it need not be unpacked."""
         digest = zlib.crc32(memoryview(data)[IMAGE_HEADER:])
+        stamp_ns = header_stamp_ns(data)
+        age = (self.get_clock().now().nanoseconds - stamp_ns) * 1e-9
         with self._lock:
-            self._loop.see(header_stamp_ns(data), digest, time.monotonic())
+            self._loop.see(stamp_ns, digest, time.monotonic(), age)
 
     def _on_emergency_stop_message(self, message: Any) -> None:
         """Latch on true; false is no message that could clear anything: only the service clears."""
