@@ -132,7 +132,23 @@ def _cell_row(cell: Cell) -> str:
     return f"| `{cell.name}` | {words} | {things} | {cell.description or '-'} |"
 
 
+def collection_page() -> str:
+    """Render the schema of task lists and the table of stop reasons."""
+    from grape_episodes.stop_reasons import MEANINGS, OF_THE_POLICY
+    from grape_policy.collection.task_list import schema_tables
+
+    rows = ["## Stop reasons\n", "| reason | meaning | the episode is kept |", "|---|---|---|"]
+    rows += [
+        f"| `{reason}` | {meaning} | {'yes' if reason in OF_THE_POLICY else 'no'} |"
+        for reason, meaning in MEANINGS.items()
+    ]
+    intro = "# Collection: task lists and stop reasons\n\nHow to use them: [Collect unattended]"
+    parts = [f"{intro}(../how-to/unattended-collection.md).\n", schema_tables(), "\n".join(rows) + "\n"]
+    return "\n".join(parts)
+
+
 PAGES = {
+    "collection.md": collection_page,
     "suites.md": suites_page,
     "contract.md": contract_page,
     "parameters.md": parameters_page,

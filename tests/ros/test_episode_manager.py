@@ -14,8 +14,8 @@ from action_msgs.msg import GoalStatus
 from fake_stack import Graph, Sensors, Stack, folders
 from grape_episodes.catalogue import Catalogue
 from grape_episodes.reader import read_episode, read_manifest
+from grape_policy.collection.rollouts import rollout_seed
 from grape_policy.nodes import base
-from grape_policy.nodes.collection import rollout_seed
 
 pytestmark = pytest.mark.ros
 STATE = "carrot_on_plate/train/0042"

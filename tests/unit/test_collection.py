@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from grape_episodes.catalogue import Entry
-from grape_policy.nodes.collection import Rollout, find_completed, plan, rollout_seed
+from grape_policy.collection.rollouts import Rollout, find_completed, plan, rollout_seed
 
 STATES = ["stack_cube/collect/0000", "stack_cube/collect/0001"]
 

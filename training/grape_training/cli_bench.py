@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from grape_training import cli_bench_headline, cli_bench_loop, cli_bench_preference
+from grape_training import cli_bench_collection, cli_bench_headline, cli_bench_loop, cli_bench_preference
 from grape_training.cli_common import DEFAULT_POLICY, JsonOption, PolicyOption, print_json
 from grape_training.errors import BadInputError
 
@@ -23,6 +23,7 @@ def add_commands(app: typer.Typer) -> None:
     cli_bench_preference.add_commands(bench)
     cli_bench_loop.add_commands(bench)
     cli_bench_headline.add_commands(bench)
+    cli_bench_collection.add_commands(bench)
     app.add_typer(bench, name="bench")
 
 

@@ -12,7 +12,6 @@ from grape_training.cli_common import (
     DEFAULT_POLICY,
     TASKS,
     JsonOption,
-    PolicyOption,
     SeedOption,
     TasksOption,
     WorkersOption,
@@ -24,6 +23,7 @@ from grape_training.cli_common import (
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     app.command()(collect)
+    app.command()(confirm)
     app.command()(report)
     app.command()(export)
 
@@ -41,32 +41,62 @@ def collect(
     ros: Annotated[
         bool, typer.Option(help="Through the running graph (grape up); else in processes here.")
     ] = True,
-    policy: PolicyOption = DEFAULT_POLICY,
-    output: Annotated[Path, typer.Option(help="Episodes' folder (--no-ros; the graph has its own).")] = (
-        DEFAULT_EPISODES
-    ),
+    start: Annotated[
+        bool, typer.Option("--start", help="Start the simulated graph as well, and stop it at the end.")
+    ] = False,
+    task_list: Annotated[
+        Path | None, typer.Option(help="Task list (YAML) instead of the simple options.")
+    ] = None,
+    policy: Annotated[Path, typer.Option(help="Policy (--start, --no-ros).")] = DEFAULT_POLICY,
+    output: Annotated[
+        Path, typer.Option(help="Episodes' folder: that of the running graph, or of what starts here.")
+    ] = DEFAULT_EPISODES,
     workers: WorkersOption = 2,
     json: JsonOption = False,
 ) -> None:
-    """Collect rollouts of the policy; the same command again runs only what is missing."""
+    """Collect rollouts of the policy; the same command again runs only what is missing.
+
+    Through the graph the collection is an unattended one: it checks each reset and each episode, tries again,
+    and shows how it goes on a status page below the episodes' folder.
+    """
+    if ros:
+        from grape_training.collect_unattended import collect_through_graph, make_task_list
+
+        fields = {"split": split, "states": states, "rollouts": rollouts, "temperature": temperature}
+        wanted = make_task_list(task_list, split_tasks(tasks), **fields, seed=seed, max_steps=max_steps)
+        found = collect_through_graph(wanted, output, policy if start else None)
+        _show_collected({**vars(found), "folder": str(output)}, found.done, found.successes, output, json)
+        if found.done < found.planned:
+            typer.echo(f"{found.given_up} given up; {found.reason or 'see the status page'}", err=True)
+            raise typer.Exit(1)
+        return
     from grape_training.collect import RolloutPlan, collect_in_simulation
     from grape_training.evaluation import initial_states
 
     ids = tuple(initial_states(split_tasks(tasks), split, states))
-    wanted = RolloutPlan(ids, rollouts, temperature, seed, max_steps)
-    if ros:
-        from grape_training.collect_ros import connect
+    plan = RolloutPlan(ids, rollouts, temperature, seed, max_steps)
+    made = collect_in_simulation(str(policy), plan, output, workers=workers)
+    document = {"episodes": made.episodes, "successes": made.successes, "folder": str(made.root)}
+    _show_collected(document, made.episodes, made.successes, made.root, json)
 
-        with connect() as graph:
-            outcome = graph.collect(wanted)
-        episodes, successes, place = outcome.episodes, outcome.successes, "the recorder's folder"
-    else:
-        found = collect_in_simulation(str(policy), wanted, output, workers=workers)
-        episodes, successes, place = found.episodes, found.successes, str(found.root)
+
+def _show_collected(
+    document: dict[str, object], episodes: int, successes: int, folder: Path, json: bool
+) -> None:
     if json:
-        print_json({"episodes": episodes, "successes": successes, "folder": place})
+        print_json(document)
     else:
-        typer.echo(f"{episodes} episodes, {successes} successful, in {place}")
+        typer.echo(f"{episodes} episodes, {successes} successful, in {folder}")
+
+
+def confirm(
+    refuse: Annotated[bool, typer.Option("--refuse", help="Say that it could not be done.")] = False,
+) -> None:
+    """Tell a waiting collection that what it asked a person to do has been done."""
+    from grape_training.collect_ros import connect
+
+    with connect() as graph:
+        typer.echo(graph.confirm(not refuse))
 
 
 def report(

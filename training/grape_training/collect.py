@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from grape_episodes.catalogue import Catalogue, Entry
-from grape_policy.nodes.collection import Rollout, find_completed, plan
+from grape_policy.collection.rollouts import Rollout, find_completed, plan
 from tqdm import tqdm
 
 from grape_training.cells import IN_DOMAIN

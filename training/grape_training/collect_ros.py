@@ -20,6 +20,7 @@ from grape_training.errors import UserError
 
 SERVER_SECONDS = 30.0
 CANCEL_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 _NO_GRAPH = "Start it in another terminal: grape up"
 
 
@@ -120,6 +121,22 @@ class Graph:
         if not answer.success:
             raise UserError(f"the policy node refused: {answer.message}")
         return str(answer.policy_version)
+
+    def confirm(self, done: bool) -> str:
+        """Answer the request of a waiting collection; return what it says.
+
+        Raises:
+            UserError: no collection is running, or it does not answer.
+        """
+        from grape_policy.nodes import base
+
+        client = base.client(self._node, "confirm_request")
+        if not self._until(client.service_is_ready, ANSWER_SECONDS):
+            raise UserError("no collection is running", "Start it: grape collect")
+        future = client.call_async(client.srv_type.Request(data=done))
+        if not self._until(future.done, SERVER_SECONDS):
+            raise UserError("the collection does not answer just now", "Try again in a moment")
+        return str(future.result().message)
 
     def _run_action(self, key: str, goal: Any, feedback: Callable[[Any], None]) -> Any:
         from grape_policy.nodes import base

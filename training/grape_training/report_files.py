@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from grape_episodes.quarantine import FOLDER_NAME as QUARANTINE
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from grape_training.errors import BadInputError
@@ -56,7 +57,11 @@ def find_files(run: Path) -> RunFiles:
     if not run.is_dir():
         raise BadInputError(f"{run} is not a folder", "Give the folder of a run, e.g. runs/demo")
     found = {path.parent.name: path.parent for path in sorted(run.rglob("episode.json"))}
-    episodes = {name: folder for name, folder in found.items() if not name.endswith(".part")}
+    episodes = {
+        name: folder
+        for name, folder in found.items()
+        if not name.endswith(".part") and folder.parent.name != QUARANTINE
+    }
     names = {
         "summary": "summary.json",
         "scores": "scores.json",

@@ -21,6 +21,7 @@ setup(
             "arm_node = grape_policy.nodes.arm_node:main",
             "collect_node = grape_policy.nodes.collect_node:main",
             "episode_manager_node = grape_policy.nodes.episode_manager_node:main",
+            "keypoint_judge_node = grape_policy.nodes.keypoint_judge_node:main",
             "lifecycle_manager_node = grape_policy.nodes.lifecycle_manager_node:main",
             "policy_node = grape_policy.nodes.policy_node:main",
             "recorder_node = grape_policy.nodes.recorder_node:main",

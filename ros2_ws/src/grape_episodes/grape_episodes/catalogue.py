@@ -67,6 +67,11 @@ class Catalogue:
         with self._database() as database:
             _insert(database, manifest, self._relative(folder))
 
+    def remove(self, episode_id: str) -> None:
+        """Take an episode off the list; its folder stays."""
+        with self._database() as database:
+            database.execute("DELETE FROM episodes WHERE episode_id = ?", (episode_id,))
+
     def episodes(
         self,
         *,

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from grape_episodes import contract
 from grape_episodes.bag import write_durably
+from grape_episodes.stop_reasons import StopReason
 from grape_episodes.types import OUTCOMES, SOURCES, EpisodeError, EpisodeManifest, Extrinsics
 
 MANIFEST_NAME = "episode.json"
@@ -75,6 +76,7 @@ def check_manifest(manifest: EpisodeManifest, where: object) -> None:
         "initial_state_id": not manifest.initial_state_id,
         "temperature": not (math.isfinite(manifest.temperature) and manifest.temperature >= 0.0),
         "outcome": manifest.outcome not in OUTCOMES,
+        "stop_reason": manifest.stop_reason not in set(StopReason),
         "source": manifest.source not in SOURCES,
         "steps": manifest.steps < 0,
         "collisions": manifest.collisions < 0,

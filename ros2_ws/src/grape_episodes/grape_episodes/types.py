@@ -60,6 +60,7 @@ class EpisodeManifest:
     grasped: bool = False
     collisions: int = 0
     reason: str = ""
+    stop_reason: str = ""  # a StopReason by name; empty: success, or failure at the step limit
     steps: int = 0  # actions recorded
     files: dict[str, str] = field(default_factory=dict)  # file name -> sha256
 

@@ -17,6 +17,7 @@ from typing import Any
 from grape_episodes import contract, messages
 from grape_episodes.bag import BagWriter, sync_folder
 from grape_episodes.manifest import PART_SUFFIX, check_manifest, save_manifest
+from grape_episodes.stop_reasons import StopReason
 from grape_episodes.types import Episode, EpisodeError, EpisodeManifest
 from grape_episodes.validation import check_episode
 
@@ -62,7 +63,14 @@ class EpisodeWriter:
             self._bag.flush()
 
     def finish(
-        self, *, outcome: str, success: bool, grasped: bool = False, collisions: int = 0, reason: str = ""
+        self,
+        *,
+        outcome: str,
+        success: bool,
+        grasped: bool = False,
+        collisions: int = 0,
+        reason: str = "",
+        stop_reason: str = "",
     ) -> Path:
         """Close the episode with its outcome; return its folder, which is on disk by then."""
         manifest = dataclasses.replace(
@@ -72,6 +80,7 @@ class EpisodeWriter:
             grasped=bool(grasped),
             collisions=int(collisions),
             reason=reason,
+            stop_reason=stop_reason,
             steps=self.steps,
         )
         check_manifest(manifest, self.part)
@@ -84,7 +93,7 @@ class EpisodeWriter:
 
     def abort(self, reason: str) -> Path:
         """Close the episode as aborted; what was recorded is kept."""
-        return self.finish(outcome="aborted", success=False, reason=reason)
+        return self.finish(outcome="aborted", success=False, reason=reason, stop_reason=StopReason.CANCELLED)
 
     def discard(self) -> None:
         """Delete the episode: for one that never began."""
@@ -109,7 +118,13 @@ class EpisodeWriter:
 
 def _cut_off(manifest: EpisodeManifest) -> EpisodeManifest:
     return dataclasses.replace(
-        manifest, outcome="aborted", success=False, reason="the recording was cut off", steps=0, files={}
+        manifest,
+        outcome="aborted",
+        success=False,
+        reason="the recording was cut off",
+        stop_reason=StopReason.CUT_OFF,
+        steps=0,
+        files={},
     )
 
 
@@ -141,6 +156,7 @@ def write_episode(root: Path, episode: Episode) -> Path:
         grasped=manifest.grasped,
         collisions=manifest.collisions,
         reason=manifest.reason,
+        stop_reason=manifest.stop_reason,
     )
 
 

@@ -105,6 +105,12 @@ ARGUMENTS = (
         "policy,images",
     ),
     Argument("image_scale", 1, "size of the simulated camera's images, times 320x240"),
+    Argument(
+        "judge",
+        "simulator",
+        "who says whether an episode has succeeded: the simulator's truth, keypoints in the images, nobody",
+        ("simulator", "keypoints", "none"),
+    ),
     Argument("checkpoint", DEFAULT_CHECKPOINT, "folder of the policy to load at the start", is_path=True),
     Argument("statistics_key", "", "action statistics of a checkpoint that holds several"),
     Argument("device", "cpu", "where the policy computes: cpu, cuda or cuda:<number>"),
@@ -115,6 +121,7 @@ ARGUMENTS = (
 )
 
 COLLECT_ARGUMENTS = (
+    Argument("task_list", "", "task list (YAML) to collect; the others stand for a simple one", is_path=True),
     Argument("tasks", "carrot_on_plate", "tasks to collect, separated by commas"),
     Argument("split", "collect", "split of the initial states", ("train", "collect", "eval")),
     Argument("states", 4, "initial states per task"),
@@ -133,7 +140,7 @@ NODES = (
         "grape_sim",
         "sim_node",
         "grape_sim.node",
-        parameters={"image_scale": "{image_scale}"},
+        parameters={"image_scale": "{image_scale}", "judge": "{judge}"},
         only_if=("driver", "sim"),
         respawns=RESPAWNS,
         managed=True,
@@ -180,11 +187,20 @@ NODES = (
         managed=True,
     ),
     NodeDescription(
+        "keypoint_judge",
+        "grape_policy",
+        "keypoint_judge_node",
+        "grape_policy.nodes.keypoint_judge_node",
+        only_if=("judge", "keypoints"),
+        respawns=RESPAWNS,
+        managed=True,
+    ),
+    NodeDescription(
         "episode_manager",
         "grape_policy",
         "episode_manager_node",
         "grape_policy.nodes.episode_manager_node",
-        parameters={"episodes_folder": "{episodes_folder}"},
+        parameters={"episodes_folder": "{episodes_folder}", "judge": "{judge}"},
         respawns=RESPAWNS,
         managed=True,
     ),
@@ -206,7 +222,7 @@ COLLECTOR = NodeDescription(
     "grape_policy",
     "collect_node",
     "grape_policy.nodes.collect_node",
-    parameters={argument.name: "{" + argument.name + "}" for argument in COLLECT_ARGUMENTS},
+    parameters={name: "{" + name + "}" for name in (*(a.name for a in COLLECT_ARGUMENTS), "episodes_folder")},
     announces_ready=False,
 )
 

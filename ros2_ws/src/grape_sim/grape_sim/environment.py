@@ -105,23 +105,37 @@ class SimEnvironment:
     def reset_scene(self, initial_state_id: str, task: str | None = None) -> None:
         """Do what ``reset`` does, but render nothing."""
         start = self.suite.sample(initial_state_id)
-        chosen = start.task if task is None else self.suite.find_task(task)
-        shown = [each.name for each in (start.task, start.other_task) if each is not None]
-        if chosen.name not in shown:
-            raise ValueError(
-                f"{initial_state_id} shows the objects of {' and '.join(shown)}; "
-                f"choose one of these tasks instead of {chosen.name}"
-            )
-        self._start, self._task = start, chosen
+        self._task = self._choose_task(start, task)
+        self._start = start
         cell = self.suite.cells[start.cell]
         self._stage = self._stage_of(cell)
         self._stage.put(start)
         self._controller.reset(self._robot.home, self._robot.gripper.open)
-        self._judge = Judge(self._stage.reader, chosen, cell.collision)
+        self._judge = Judge(self._stage.reader, self._task, cell.collision)
         self._ticks = -SETTLE_TICKS
         for _ in range(SETTLE_TICKS):
             self._tick()
         self._judge.begin(self._data)
+
+    def begin_judging(self, task: str | None = None) -> None:
+        """Judge ``task`` (default: the one in the state's name) from now on; everything stays where it is.
+
+        Raises:
+            ValueError: the objects of ``task`` are not on the table.
+        """
+        self._task = self._choose_task(self._require_reset(), task)
+        self._judge = Judge(self._stage.reader, self._task, self.cell.collision)
+        self._judge.begin(self._data)
+
+    def _choose_task(self, start: InitialState, task: str | None) -> Task:
+        chosen = start.task if task is None else self.suite.find_task(task)
+        shown = [each.name for each in (start.task, start.other_task) if each is not None]
+        if chosen.name not in shown:
+            raise ValueError(
+                f"{start.initial_state_id} shows the objects of {' and '.join(shown)}; "
+                f"choose one of these tasks instead of {chosen.name}"
+            )
+        return chosen
 
     def step(self, action: np.ndarray) -> Observation:
         """Carry out one action (7,) of 0.2 s and return what is seen afterwards.
@@ -254,6 +268,11 @@ class SimEnvironment:
         """Free the renderers."""
         for stage in self._stages.values():
             stage.close()
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """The physics state of the present cell; for tests that disturb the scene."""
+        return self._stage.data
 
     @property
     def _data(self) -> mujoco.MjData:

@@ -31,6 +31,7 @@ MAX_COMMAND_JUMP = 0.6  # rad; no controller with limits asks for more from one 
 PARAMETERS = (
     Parameter("suite", "in_domain", "Suite of the initial states: a shipped name or a file."),
     Parameter("initial_state_id", "", "Initial state of the scene at start; empty: the suite's first."),
+    Parameter("judge", "simulator", "`simulator`: serve the verdict; any other: somebody else does."),
     Parameter("image_rate_hz", 10.0, "Camera images per second.", 1.0, 25.0, "Hz"),
     Parameter("image_scale", 1, "Size of the images, times the contract's; the view is the same.", 1, 4),
 )
@@ -80,7 +81,8 @@ class SimNode(base.ManagedNode):
         self._diagnostics = base.publisher(self, "diagnostics")
         base.subscription(self, "joint_command", self._on_command)
         base.service(self, "reset_scene", self._on_reset)
-        base.service(self, "judge_episode", self._on_judge)
+        if self.parameters.judge == "simulator":
+            base.service(self, "judge_episode", self._on_judge)
         base.heartbeat(self, "camera")
         self._info.publish(camera_info(self._now_ns(), self.parameters.image_scale))
 
@@ -123,6 +125,8 @@ class SimNode(base.ManagedNode):
         self.get_logger().warning(f"joint command refused: {reason}", throttle_duration_sec=1.0)
 
     def _on_reset(self, request: Any, response: Any) -> Any:
+        if not request.initial_state_id:
+            return self._on_keep(request, response)
         try:
             self._reset(request.initial_state_id, request.task or None)
         except ValueError as error:
@@ -137,12 +141,28 @@ class SimNode(base.ManagedNode):
         response.instruction = self._environment.instruction
         return response
 
+    def _on_keep(self, request: Any, response: Any) -> Any:
+        """Leave the scene as it is and judge from here on, where the simulation knows the task."""
+        try:
+            self._environment.begin_judging(request.task or None)
+            self._unjudged = ""
+        except ValueError as error:
+            self._unjudged = f"nobody judges this: {error}"
+        response.success, response.message = True, self._unjudged or "judged from here on"
+        response.initial_state_id = self._environment.initial_state_id
+        response.instruction = self._environment.instruction
+        return response
+
     def _reset(self, initial_state_id: str, task: str | None) -> None:
         self._environment.reset_scene(initial_state_id, task)
         self._target = self._home
         self._reset_ns = self._now_ns()
+        self._unjudged = ""  # why there is no verdict
 
     def _on_judge(self, request: Any, response: Any) -> Any:
+        if self._unjudged:
+            response.success, response.message = False, self._unjudged
+            return response
         verdict = self._environment.judge()
         response.success, response.grasped = verdict.success, verdict.grasped
         response.collisions, response.message = verdict.collisions, verdict.message

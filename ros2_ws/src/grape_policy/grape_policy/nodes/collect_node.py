@@ -1,110 +1,118 @@
-"""Asks the episode manager for one batch of rollouts, shows its progress and ends with it.
+"""Unattended collection from the running graph: runs a task list, shows how it goes, and ends with it.
 
-Used by ``collect.launch.py``; a robot needs no more than the ROS packages to collect.
+Used by ``collect.launch.py`` and ``grape collect``; a robot needs no more than the ROS packages to collect.
 """
 
 from __future__ import annotations
 
-import time
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from action_msgs.msg import GoalStatus
-from grape_msgs.action import Collect
+import rclpy
+from grape_episodes.types import EpisodeError
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.task import Future
+from rclpy.signals import SignalHandlerOptions
 
-from grape_policy.nodes import base
-from grape_policy.nodes.parameters import Parameter, declare
+from grape_policy.collection.session import Session, Summary
+from grape_policy.collection.task_list import TaskList, TaskListError, load_task_list, simulated_task_list
+from grape_policy.nodes.collection_robot import CollectionRobot
+from grape_policy.nodes.parameters import Parameter, ParameterError, declare
 
 PARAMETERS = (
+    Parameter("task_list", "", "Task list (YAML); the parameters from `tasks` to `seed` stand for one."),
     Parameter("tasks", "carrot_on_plate", "Tasks to collect, separated by commas."),
     Parameter("split", "collect", "Split of the initial states: train, collect or eval."),
     Parameter("states", 4, "Initial states per task.", 1, 10_000),
     Parameter("rollouts", 3, "Rollouts per initial state.", 1, 1_000),
     Parameter("temperature", 0.7, "Sampling temperature of the policy; 0: greedy.", 0.0, 10.0),
     Parameter("seed", 0, "Seed of the sampling.", 0, 2**31 - 1),
-    Parameter("ready_timeout", 180.0, "Wait this long for the other nodes.", 1.0, 600.0, "s"),
+    Parameter("robot", "wx250s", "Robot description, for scripted motions."),
+    Parameter("episodes_folder", "runs/episodes", "The recorder's folder."),
 )
-NEEDED_SERVICES = ("set_policy_task", "set_armed", "reset_scene", "start_recording")
 
 
-def initial_states(tasks: str, split: str, states: int) -> list[tuple[str, str]]:
-    """Return (task, initial_state_id) pairs: the first ``states`` of the split for each comma-separated task.
+def wanted_list(values: Any) -> TaskList:
+    """Return the task list that the parameters name or stand for.
 
     Raises:
-        ValueError: no task is named.
+        TaskListError: It is wrong.
     """
-    names = [name.strip() for name in tasks.split(",") if name.strip()]
-    if not names:
-        raise ValueError("tasks is empty; name at least one task, e.g. carrot_on_plate")
-    return [(name, f"{name}/{split}/{index:04d}") for name in names for index in range(states)]
+    if values.task_list:
+        return load_task_list(Path(values.task_list).expanduser())
+    tasks = [name.strip() for name in values.tasks.split(",") if name.strip()]
+    names = ("split", "states", "rollouts", "temperature", "seed")
+    return simulated_task_list(tasks, **{name: getattr(values, name) for name in names})
 
 
-class CollectNode(Node):
-    """Sends one Collect goal; ``exit_code`` is set when it has ended."""
+def collect(
+    wanted: TaskList,
+    root: Path,
+    client: tuple[Node, SingleThreadedExecutor],
+    robot: str = "wx250s",
+    failure: Callable[[], str] = lambda: "",
+) -> Summary:
+    """Run the list on the graph that ``client`` has joined; ``failure`` says why that is gone, if it is.
 
-    def __init__(self) -> None:
-        super().__init__("collect")
-        self.exit_code: int | None = None
-        self._goal_handle: Any = None
-        values = declare(self, PARAMETERS)
-        states = initial_states(values.tasks, values.split, values.states)
-        self._client = base.action_client(self, "collect")
-        self._wait_for_stack(values.ready_timeout)
-        goal = Collect.Goal(
-            tasks=[task for task, _ in states], initial_state_ids=[state for _, state in states]
-        )
-        goal.rollouts, goal.temperature, goal.seed = values.rollouts, values.temperature, values.seed
-        self._client.send_goal_async(goal, self._show_progress).add_done_callback(self._accepted)
-
-    def _wait_for_stack(self, seconds: float) -> None:
-        """Wait until the manager, and what it needs, answers.
-
-        Raises:
-            RuntimeError: somebody does not in time.
-        """
-        end = time.monotonic() + seconds
-        for key in NEEDED_SERVICES:
-            client = base.client(self, key)
-            if not client.wait_for_service(max(0.0, end - time.monotonic())):
-                raise RuntimeError(f"nothing serves {client.srv_name} after {seconds:g} s; is the stack up?")
-            self.destroy_client(client)
-        if not self._client.wait_for_server(max(0.0, end - time.monotonic())):
-            raise RuntimeError(f"no episode manager after {seconds:g} s; start the stack first (grape up)")
-
-    def close(self) -> None:
-        """Cancel what is left of the batch; the manager keeps the episodes that are complete."""
-        if self._goal_handle is not None and self.exit_code is None:
-            self._goal_handle.cancel_goal_async()
-
-    def _accepted(self, future: Future) -> None:
-        self._goal_handle = future.result()
-        if not self._goal_handle.accepted:
-            self._end(1, "the episode manager refused the batch; its log says why")
-            return
-        self._goal_handle.get_result_async().add_done_callback(self._ended)
-
-    def _show_progress(self, message: Any) -> None:
-        progress = message.feedback
-        self.get_logger().info(f"{progress.done}/{progress.total} {progress.episode_id}: {progress.outcome}")
-
-    def _ended(self, future: Future) -> None:
-        answer = future.result()
-        result, succeeded = answer.result, answer.status == GoalStatus.STATUS_SUCCEEDED
-        self._end(
-            0 if succeeded else 1,
-            f"{result.episodes} episodes, {result.successes} successes. {result.message}",
-        )
-
-    def _end(self, exit_code: int, text: str) -> None:
-        self.get_logger().info(text)
-        self.exit_code = exit_code
+    Raises:
+        OSError, ValueError, EpisodeError: The journal or the catalogue cannot be used.
+        KeyboardInterrupt: On Ctrl+C, after the running episode was closed.
+    """
+    hardware = CollectionRobot(*client, robot, failure)
+    say = client[0].get_logger().info
+    session = Session(hardware, wanted, root.expanduser().absolute(), sleep=hardware.sleep, say=say)
+    say(f"status page: {session.status.path}")
+    return session.run()
 
 
-def main() -> None:
-    """Run the node as a process."""
-    raise SystemExit(base.spin(CollectNode))
+def describe(summary: Summary) -> str:
+    """Return the summary in words."""
+    counts = f"{summary.done} of {summary.planned} rollouts done, {summary.successes} successful"
+    given_up = f", {summary.given_up} given up" if summary.given_up else ""
+    return f"{counts}{given_up}" + (f"; ended because {summary.reason}" if summary.reason else "")
+
+
+@contextmanager
+def client_node(name: str) -> Iterator[tuple[Node, SingleThreadedExecutor]]:
+    """Join the graph for the ``with`` block; SIGINT and SIGTERM are KeyboardInterrupts."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    saved = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    executor = SingleThreadedExecutor()
+    node = rclpy.create_node(name)
+    executor.add_node(node)
+    try:
+        yield node, executor
+    finally:
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+        for number, handler in saved.items():
+            signal.signal(number, handler)
+
+
+def main() -> int:
+    """Run the collection as a process; 0: every rollout is done."""
+    try:
+        with client_node("collect") as client:
+            values = declare(client[0], PARAMETERS)
+            summary = collect(wanted_list(values), Path(values.episodes_folder), client, values.robot)
+            client[0].get_logger().info(describe(summary))
+            return 0 if summary.done == summary.planned else 1
+    except KeyboardInterrupt:
+        return 0
+    except (TaskListError, ParameterError, ValueError, OSError, EpisodeError) as error:
+        print(f"cannot collect: {error}", file=sys.stderr, flush=True)
+        return 1
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from grape_episodes import contract
 from grape_episodes.catalogue import Catalogue
+from grape_episodes.stop_reasons import StopReason
 from grape_episodes.types import EpisodeError
 from grape_msgs.action import Collect, RunEpisode
 from rclpy.action import CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 
+from grape_policy.collection.rollouts import Rollout, find_completed, plan
 from grape_policy.nodes import base
-from grape_policy.nodes.collection import Rollout, find_completed, plan
 from grape_policy.nodes.episode_run import EpisodeRequest, EpisodeResult, EpisodeRun, RunLimits
 from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.recorder_node import CATALOGUE_NAME
@@ -27,6 +29,7 @@ PARAMETERS = (
     ),
     Parameter("settle_seconds", 0.3, "wait after the last action before disarming", 0.0, 10.0, "s"),
     Parameter("judge_every", 5, "steps between two looks of the judge", 1, 1000),
+    Parameter("judge", "simulator", "Who serves the verdict: simulator or keypoints; none: nobody is asked."),
     Parameter("consecutive_aborts", 3, "give up a collection after so many aborted episodes", 1, 1000),
 )
 SERVICES = (
@@ -48,7 +51,9 @@ class EpisodeManagerNode(base.ManagedNode):
     def activate(self) -> None:
         """Find the other nodes' services and serve the actions."""
         values = self.parameters
-        self._limits = RunLimits(values.stall_seconds, values.settle_seconds, values.judge_every)
+        self._limits = RunLimits(
+            values.stall_seconds, values.settle_seconds, values.judge_every, values.judge != "none"
+        )
         self._catalogue_path = Path(values.episodes_folder).expanduser().absolute() / CATALOGUE_NAME
         group = ReentrantCallbackGroup()
         self._waiter = Waiter(self, group)
@@ -95,7 +100,7 @@ class EpisodeManagerNode(base.ManagedNode):
     def _cancel(self, reason: str) -> None:
         self._cancel_reason = self._cancel_reason or reason
         if self._run is not None:
-            self._run.end("aborted", reason)
+            self._run.end("aborted", reason, StopReason.CANCELLED)
             self._waiter.poll()
 
     def _on_action(self, message: Any) -> None:
@@ -114,9 +119,9 @@ class EpisodeManagerNode(base.ManagedNode):
 
         try:
             request = goal.request
-            names = ("task", "initial_state_id", "instruction", "max_steps", "temperature", "seed")
-            fields = {name: getattr(request, name) for name in names}
-            result = await self._episode(EpisodeRequest(**fields), feedback)
+            names = [field.name for field in fields(EpisodeRequest)]
+            wanted = EpisodeRequest(**{name: getattr(request, name) for name in names})
+            result = await self._episode(wanted, feedback)
         finally:
             self._busy = False
         _close_goal(goal, result.outcome != "aborted")
@@ -124,12 +129,11 @@ class EpisodeManagerNode(base.ManagedNode):
 
     async def _episode(self, request: EpisodeRequest, feedback: Any) -> EpisodeResult:
         if request.max_steps == 0:
-            fields = vars(request) | {"max_steps": int(contract.document()["control"]["max_steps"])}
-            request = EpisodeRequest(**fields)
+            request = replace(request, max_steps=int(contract.document()["control"]["max_steps"]))
         publish = self._events.publish
         run = self._run = EpisodeRun(request, self._limits, self._stack, self._waiter, publish, feedback)
         if self._cancel_reason:
-            run.end("aborted", self._cancel_reason)
+            run.end("aborted", self._cancel_reason, StopReason.CANCELLED)
         try:
             result = await run.run()
         finally:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from grape_episodes.manifest import new_episode_id
+from grape_episodes.stop_reasons import StopReason
 from grape_msgs.msg import EpisodeEvent, SafetyState
 
+from grape_policy.arm.safety import Reason
 from grape_policy.nodes.messages import to_stamp
 from grape_policy.nodes.waiting import ServiceError, Services, Waiter
 
@@ -22,7 +24,7 @@ ARMED_SECONDS = 2.0  # the safety state follows the answer of set_armed at once
 
 @dataclass(frozen=True)
 class EpisodeRequest:
-    """What to run; an empty instruction means the task's default."""
+    """What to run; an empty instruction means the task's default, ``keep_scene`` that nothing is reset."""
 
     task: str
     initial_state_id: str
@@ -30,6 +32,7 @@ class EpisodeRequest:
     max_steps: int
     temperature: float
     seed: int
+    keep_scene: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,17 @@ class EpisodeResult:
     outcome: str
     reason: str
     steps: int
+    stop_reason: str
 
 
 @dataclass(frozen=True)
 class RunLimits:
-    """Time limits (s) of an episode and the number of steps between two looks of the judge."""
+    """Time limits (s) of an episode and the steps between two looks of the judge, if there is one."""
 
     stall_seconds: float
     settle_seconds: float
     judge_every: int
+    judged: bool = True
 
 
 class _Ended(Exception):
@@ -78,7 +83,8 @@ class EpisodeRun:
         self._moving = False  # from the first ARMED to the end: leaving ARMED ends the episode
         self._recording = False
         self._policy_version = ""
-        self._outcome, self._reason = "", ""
+        self._failed_at = StopReason.SERVICE_FAILED  # what a service that fails now would mean
+        self._outcome, self._reason, self._stop_reason = "", "", StopReason.NONE
         self._path = ""
 
     @property
@@ -86,10 +92,10 @@ class EpisodeRun:
         """Whether a reason for the end is known."""
         return bool(self._outcome)
 
-    def end(self, outcome: str, reason: str) -> None:
+    def end(self, outcome: str, reason: str, stop_reason: StopReason = StopReason.NONE) -> None:
         """End the episode; only the first call counts."""
         if not self.ended:
-            self._outcome, self._reason = outcome, reason
+            self._outcome, self._reason, self._stop_reason = outcome, reason, stop_reason
 
     def on_action(self, message: Any) -> None:
         """Count the actions of this episode."""
@@ -102,7 +108,8 @@ class EpisodeRun:
         if self._arming and message.state == SafetyState.ARMED:
             self._moving = True
         elif self._moving or (self._arming and stopped):
-            self.end("stopped", message.message or "the arm is no longer armed")
+            reason = StopReason(Reason(message.reason).name if message.reason else "DISARMED_BY_REQUEST")
+            self.end("stopped", message.message or "the arm is no longer armed", reason)
 
     async def run(self) -> EpisodeResult:
         """Run the episode to its end; never raises."""
@@ -112,7 +119,7 @@ class EpisodeRun:
         except _Ended:
             pass
         except ServiceError as error:
-            self.end("aborted", str(error))
+            self.end("aborted", str(error), self._failed_at)
         return await self._finish()
 
     async def _prepare(self) -> None:
@@ -122,14 +129,10 @@ class EpisodeRun:
         stopped = await self._demand("set_policy_task", active=False)
         self._policy_version = stopped.policy_version
         await self._demand("set_armed", armed=False)
-        scene = {"task": request.task, "initial_state_id": request.initial_state_id}
-        reset = await self._demand("reset_scene", **scene)
-        if reset.initial_state_id != request.initial_state_id:
-            raise ServiceError(
-                f"the scene is in {reset.initial_state_id!r}, not {request.initial_state_id!r}"
-            )
-        self.request = replace(request, instruction=request.instruction or reset.instruction)
+        await self._prepare_scene()
+        self._failed_at = StopReason.RECORDING_FAILED
         await self._record()
+        self._failed_at = StopReason.SERVICE_FAILED
         self._arming = True
         await self._demand("set_armed", armed=True)
         if not await self._waiter.until(lambda: self._moving or self.ended, ARMED_SECONDS):
@@ -137,6 +140,18 @@ class EpisodeRun:
         await self._demand(
             "set_policy_task", active=True, max_steps=request.max_steps, **self._policy_fields()
         )
+
+    async def _prepare_scene(self) -> None:
+        """Reset the scene; one that was prepared is only judged from here on, where anybody resets scenes."""
+        request = self.request
+        if request.keep_scene and not self._services.is_served("reset_scene"):
+            return
+        self._failed_at = StopReason.RESET_FAILED
+        state = "" if request.keep_scene else request.initial_state_id
+        reset = await self._demand("reset_scene", task=request.task, initial_state_id=state)
+        if state and reset.initial_state_id != state:
+            raise ServiceError(f"the scene is in {reset.initial_state_id!r}, not {state!r}")
+        self.request = replace(request, instruction=request.instruction or reset.instruction)
 
     def _policy_fields(self) -> dict[str, Any]:
         request = self.request
@@ -177,10 +192,11 @@ class EpisodeRun:
             )
             if not moved:
                 reason = f"the policy sent no action for {self._limits.stall_seconds:g} s"
-                self.end("aborted", f"{reason}; look at the policy node's log and the camera")
+                reason = f"{reason}; look at the policy node's log and the camera"
+                self.end("aborted", reason, StopReason.POLICY_SILENT)
             elif self._steps >= self.request.max_steps:
                 self.end("failure", f"no success within {self.request.max_steps} steps")
-            elif self._steps >= judge_at:
+            elif self._limits.judged and self._steps >= judge_at:
                 judge_at = self._steps + self._limits.judge_every
                 await self._judge_on_the_way()
             self._publish_feedback(self._steps, "running")
@@ -200,13 +216,15 @@ class EpisodeRun:
             await self._waiter.until(lambda: False, self._limits.settle_seconds)
         self._arming = self._moving = False
         await self._try("set_armed", armed=False)
-        verdict = await self._try("judge_episode")
+        verdict = await self._try("judge_episode") if self._limits.judged else None
         success = self._outcome == "success" or bool(verdict is not None and verdict.success)
         if success and self._outcome == "failure":
             self._outcome, self._reason = "success", verdict.message or "the judge saw success"
         if self._recording:
             await self._close_recording(success, verdict)
-        return EpisodeResult(self.episode_id, self._path, success, self._outcome, self._reason, self._steps)
+        return EpisodeResult(
+            self.episode_id, self._path, success, self._outcome, self._reason, self._steps, self._stop_reason
+        )
 
     async def _close_recording(self, success: bool, verdict: Any) -> None:
         closed = await self._try(
@@ -216,12 +234,14 @@ class EpisodeRun:
             collisions=int(verdict.collisions) if verdict is not None else 0,
             outcome=self._outcome,
             reason=self._reason,
+            stop_reason=self._stop_reason,
         )
         if closed is None or not closed.success:
             self._path = ""
             if self._outcome != "aborted":  # else the first reason stays
                 problem = closed.message if closed is not None else "the recorder does not answer"
                 self._outcome, self._reason = "aborted", f"the recording could not be closed: {problem}"
+                self._stop_reason = StopReason.RECORDING_FAILED
         else:
             self._path, self._steps = closed.path, int(closed.steps)
         aborted = self._outcome == "aborted"
@@ -232,7 +252,7 @@ class EpisodeRun:
         try:
             return await self._services.ask(key, **fields)
         except ServiceError as error:
-            self.end("aborted", str(error))
+            self.end("aborted", str(error), StopReason.SERVICE_FAILED)
             return None
 
     def _publish(self, event: int, success: bool = False) -> None:

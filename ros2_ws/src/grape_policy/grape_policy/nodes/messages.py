@@ -78,3 +78,8 @@ def from_image(message: Any) -> np.ndarray:
     rows = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)[:, :width]
     pixels = rows.view(dtype) if rows.flags.c_contiguous else np.ascontiguousarray(rows).view(dtype)
     return pixels.reshape(message.height, message.width, 3) if channels == 3 else pixels
+
+
+def intrinsics_of(message: Any) -> np.ndarray:
+    """Return the pinhole matrix (3, 3) in px of a ``sensor_msgs/CameraInfo``."""
+    return np.array(message.k, dtype=np.float64).reshape(3, 3)

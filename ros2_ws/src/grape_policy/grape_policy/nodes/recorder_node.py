@@ -10,6 +10,7 @@ import fcntl
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +19,9 @@ from grape_episodes.bag import FLUSH_SECONDS
 from grape_episodes.catalogue import Catalogue
 from grape_episodes.manifest import PART_SUFFIX, read_manifest, start_manifest
 from grape_episodes.messages import header_stamp_ns
+from grape_episodes.quarantine import quarantine
 from grape_episodes.recovery import recover
+from grape_episodes.stop_reasons import StopReason
 from grape_episodes.types import OUTCOMES, EpisodeError
 from grape_episodes.writer import EpisodeWriter
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -41,6 +44,7 @@ CATALOGUE_NAME = "catalogue.sqlite"
 OPTIONAL = ("action_chunk",)  # only a policy that predicts chunks publishes it
 QUEUE_DEPTH = 50  # a slow disk may hold up writing for this many messages of a topic
 # An episode has begun when one message of each of these is in the file.
+IMAGES = ("color_image", "depth_image")  # the reader wants both of the last moment
 OBSERVATIONS = ("color_image", "depth_image", "camera_info", "joint_states", "end_effector_pose")
 
 
@@ -55,14 +59,16 @@ class RecorderNode(base.ManagedNode):
         """Take the folder and recover what an earlier recorder left unfinished in it."""
         self._lock = _lock(self._root)
         self._catalogue = Catalogue(self._root / CATALOGUE_NAME)
+        self._catalogue.rebuild(self._root)  # a kill may have come between an episode's end and its entry
         self._recover_unfinished()
 
     def activate(self) -> None:
         """Listen to all recorded topics and serve recordings."""
         self._writer: EpisodeWriter | None = None
+        self._untidy = False  # whether an episode could not be closed or listed
         self._failure = ""  # why the open episode can no longer be written
         self._seen: set[str] = set()
-        self._image_ns = 0  # stamp of the latest image in the file
+        self._image_ns = dict.fromkeys(IMAGES, 0)  # stamps of the latest images in the file
         self._latched: dict[str, bytes] = {}
         recorded = {key: topic for key, topic in contract.topics().items() if topic.recorded}
         self._inputs = {key: self._subscribe(key, topic) for key, topic in recorded.items()}
@@ -77,6 +83,8 @@ class RecorderNode(base.ManagedNode):
         """Close an open episode as aborted."""
         if self._writer is not None:
             self._abort("the recorder was shut down")
+        with suppress(EpisodeError):
+            self._tidy()
 
     def cleanup(self) -> None:
         """Release the folder."""
@@ -105,8 +113,8 @@ class RecorderNode(base.ManagedNode):
         try:
             self._writer.write_raw(topic.name, topic.type, data, time.time_ns())
             self._seen.add(key)
-            if key == "color_image":
-                self._image_ns = header_stamp_ns(data)
+            if key in self._image_ns:
+                self._image_ns[key] = header_stamp_ns(data)
         except EpisodeError as error:
             self._fail(error)
 
@@ -143,6 +151,7 @@ class RecorderNode(base.ManagedNode):
     def _open(self, request: Any) -> EpisodeWriter:
         if self._writer is not None:
             self._abort("another recording was started")
+        self._tidy()
         free = shutil.disk_usage(self._root).free / 1e9
         if free < self.parameters.minimum_free_gigabytes:
             needed = self.parameters.minimum_free_gigabytes
@@ -159,7 +168,7 @@ class RecorderNode(base.ManagedNode):
         )
         manifest = start_manifest(**{name: getattr(request, name) for name in names}, source="ros")
         self._writer = EpisodeWriter(self._root, manifest)
-        self._failure, self._seen, self._image_ns = "", set(), 0
+        self._failure, self._seen, self._image_ns = "", set(), dict.fromkeys(IMAGES, 0)
         for key, data in self._latched.items():
             self._write(key, contract.topics()[key], data)
         return self._writer
@@ -175,6 +184,9 @@ class RecorderNode(base.ManagedNode):
             parts.append(f"no message arrives on {', '.join(contract.topics()[key].name for key in silent)}")
         return "; ".join(parts)
 
+    def _seen_since(self, stamp_ns: int) -> bool:
+        return min(self._image_ns.values()) > stamp_ns
+
     def _drop(self, writer: EpisodeWriter | None) -> None:
         """Delete an episode that never began."""
         if writer is None or writer is not self._writer:
@@ -185,7 +197,7 @@ class RecorderNode(base.ManagedNode):
     async def _stop(self, request: Any, response: Any) -> Any:
         """Close the episode; answer when it is on disk.
 
-        An image taken after the request says that all messages sent before it have been written.
+        Images taken after the request say that all messages sent before them have been written.
         """
         writer, asked_ns = self._writer, time.time_ns()
         if request.outcome not in OUTCOMES:
@@ -193,7 +205,7 @@ class RecorderNode(base.ManagedNode):
             response.message = f"outcome {request.outcome!r} is not one of {', '.join(OUTCOMES)}"
             return response
         await self._waiter.until(
-            lambda: self._image_ns > asked_ns or bool(self._failure) or self._writer is not writer,
+            lambda: self._seen_since(asked_ns) or bool(self._failure) or self._writer is not writer,
             self.parameters.stop_timeout_seconds if writer is not None else 0.0,
         )
         if writer is None or self._writer is not writer:
@@ -204,10 +216,11 @@ class RecorderNode(base.ManagedNode):
         try:
             if self._failure:
                 raise EpisodeError(self._failure, writer.part, "What was written can be recovered.")
-            names = ("outcome", "success", "grasped", "collisions", "reason")
+            names = ("outcome", "success", "grasped", "collisions", "reason", "stop_reason")
             folder = writer.finish(**{name: getattr(request, name) for name in names})
             self._list(folder)
         except EpisodeError as error:
+            self._untidy = True
             response.success, response.message = False, str(error)
             return response
         response.success, response.path = True, str(folder)
@@ -216,6 +229,7 @@ class RecorderNode(base.ManagedNode):
     def _abort(self, reason: str) -> None:
         writer, self._writer = self._writer, None
         assert writer is not None
+        self._untidy = True
         self.get_logger().warning(f"episode {writer.manifest.episode_id} aborted: {reason}")
         if self._failure:
             return  # the disk refused: what is there stays for recovery
@@ -227,8 +241,15 @@ class RecorderNode(base.ManagedNode):
     def _list(self, folder: Path) -> None:
         self._catalogue.add(read_manifest(folder), folder)
 
+    def _tidy(self) -> None:
+        """Close and list what a full disk refused, now that there may be room again."""
+        if self._untidy:
+            self._recover_unfinished()
+            self._catalogue.rebuild(self._root)
+            self._untidy = False
+
     def _recover_unfinished(self) -> None:
-        """Recover what a crash of an earlier recorder left behind."""
+        """Recover what a crash or a full disk left behind; what holds no whole message is set aside."""
         for part in sorted(self._root.glob(f"*{PART_SUFFIX}")):
             try:
                 folder = recover(part)
@@ -236,6 +257,15 @@ class RecorderNode(base.ManagedNode):
                 self.get_logger().warning(f"recovered the unfinished episode {folder}")
             except EpisodeError as error:
                 self.get_logger().warning(str(error))
+                self._set_aside(part, str(error))
+            except OSError as error:
+                self.get_logger().error(f"{part} cannot be recovered yet: {error}")
+
+    def _set_aside(self, part: Path, problem: str) -> None:
+        try:
+            quarantine(part, StopReason.CUT_OFF, problem)
+        except EpisodeError as error:
+            self.get_logger().error(str(error))
 
 
 def _lock(root: Path) -> IO[str]:

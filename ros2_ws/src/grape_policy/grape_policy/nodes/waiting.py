@@ -76,6 +76,10 @@ class Services:
         self._waiter = waiter
         self.timeout_seconds = timeout_seconds
 
+    def is_served(self, key: str) -> bool:
+        """Whether anybody serves ``key`` now."""
+        return bool(self._clients[key].service_is_ready())
+
     async def ask(self, key: str, **fields: Any) -> Any:
         """Call a service and return its response, whatever it says.
 

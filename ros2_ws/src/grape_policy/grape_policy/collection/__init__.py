@@ -1,0 +1,1 @@
+"""Unattended collection without ROS: task list, journal, checks, limits, status page, and the session."""
