@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,10 @@ from episode_factory import make_episode
 from fake_stack import Graph, Sensors
 from grape_episodes import contract
 from grape_episodes.catalogue import Catalogue
+from grape_episodes.quarantine import read_note
 from grape_episodes.reader import read_episode, read_manifest
 from grape_episodes.recovery import recover
+from grape_episodes.writer import EpisodeWriter, write_episode
 from grape_policy.nodes import base
 from rosbags.highlevel import AnyReader
 
@@ -135,6 +138,43 @@ def test_restart_recovers_what_a_killed_recorder_left(graph: Graph, root: Path) 
     catalogue = Catalogue(root / "catalogue.sqlite")
     assert graph.spin_until(catalogue.episodes, 60.0), "not recovered"
     assert [entry.outcome for entry in catalogue.episodes()] == ["aborted"]
+    assert read_manifest(catalogue.episodes()[0].folder).stop_reason == "CUT_OFF"
+
+
+def test_start_lists_what_a_kill_left_unlisted_and_sets_aside_what_holds_nothing(
+    graph: Graph, root: Path
+) -> None:
+    folder = write_episode(root, make_episode(steps=2))
+    empty = EpisodeWriter(root, make_episode(steps=1, episode_id=EPISODE).manifest).part
+    graph.launch(RECORDER, episodes_folder=root)
+    catalogue = Catalogue(root / "catalogue.sqlite")
+    assert graph.spin_until(catalogue.episodes, 60.0), "not listed"
+    assert [entry.folder for entry in catalogue.episodes()] == [folder]
+    assert graph.spin_until(lambda: not empty.exists(), 20.0)
+    assert read_note(root / "quarantine" / empty.name)["reason"] == "CUT_OFF"
+
+
+def test_a_full_disk_costs_one_episode_and_what_was_written_is_recovered_at_the_next(
+    graph: Graph, root: Path
+) -> None:
+    process = graph.launch(RECORDER, episodes_folder=root)
+    sensors = sensors_for(graph)
+    assert start(graph).success
+    sensors.acting = True
+    assert graph.spin_until(lambda: sensors.step >= 3, 30.0)
+    limits = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4096, limits[1]))
+    assert graph.spin_until(lambda: sensors.step >= 9, 30.0)
+    sensors.acting = False
+    answer = graph.call("stop_recording", outcome="failure")
+    assert not answer.success
+    assert "Cannot write the episode" in answer.message
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
+    assert start(graph, episode_id="synthetic-0002").success
+    (saved,) = Catalogue(root / "catalogue.sqlite").episodes()
+    assert (saved.episode_id, saved.outcome) == (EPISODE, "aborted")
+    assert graph.call("stop_recording", outcome="aborted", stop_reason="CANCELLED").success
+    assert read_manifest(root / "synthetic-0002").stop_reason == "CANCELLED"
 
 
 def test_no_disk_space_is_refused_before_the_episode_starts(graph: Graph, root: Path) -> None:
