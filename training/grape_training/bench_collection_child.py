@@ -18,7 +18,8 @@ FAULTY_SIM = "grape_sim.faulty_node"
 def main() -> int:
     """Run the list in ``<output>/task_list.json`` with the policy; 0: every rollout is done or given up."""
     policy, output = Path(sys.argv[1]), Path(sys.argv[2])
-    stack.NODES = tuple(replace(n, module=FAULTY_SIM) if n.name == "sim" else n for n in stack.NODES)
+    nodes = tuple(replace(n, module=FAULTY_SIM) if n.name == "sim" else n for n in stack.NODES)
+    vars(stack)["NODES"] = nodes
     wanted = TaskList.model_validate_json((output / "task_list.json").read_text())
     try:
         found = collect_through_graph(wanted, output / "episodes", policy)

@@ -6,6 +6,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class CollectionRobot:
         self._description = load_description(robot)
         self._newest: dict[str, Any] = {}
         for key in SENSORS:
-            base.subscription(node, key, lambda message, key=key: self._newest.__setitem__(key, message))
+            base.subscription(node, key, partial(self._newest.__setitem__, key))
         self._clients = {key: base.client(node, key) for key in (*NEEDED, "reset_scene")}
         self._runner = base.action_client(node, "run_episode")
         self._actions = base.publisher(node, "action")

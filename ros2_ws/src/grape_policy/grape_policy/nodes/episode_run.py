@@ -219,6 +219,7 @@ class EpisodeRun:
         verdict = await self._try("judge_episode") if self._limits.judged else None
         success = self._outcome == "success" or bool(verdict is not None and verdict.success)
         if success and self._outcome == "failure":
+            assert verdict is not None
             self._outcome, self._reason = "success", verdict.message or "the judge saw success"
         if self._recording:
             await self._close_recording(success, verdict)

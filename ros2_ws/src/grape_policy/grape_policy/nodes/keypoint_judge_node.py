@@ -6,6 +6,7 @@ Serves ``judge_episode`` from what was seen since the episode began; started by 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class KeypointJudgeNode(base.ManagedNode):
         self._begin("")
         self._newest: dict[str, Any] = {}
         for key in ("joint_states", "end_effector_pose", "camera_info", "color_image"):
-            base.subscription(self, key, lambda message, key=key: self._newest.__setitem__(key, message))
+            base.subscription(self, key, partial(self._newest.__setitem__, key))
         base.subscription(self, "depth_image", self._on_depth)
         base.subscription(self, "episode_event", self._on_event)
         base.service(self, "judge_episode", self._on_judge)
