@@ -222,7 +222,9 @@ COLLECTOR = NodeDescription(
     "grape_policy",
     "collect_node",
     "grape_policy.nodes.collect_node",
-    parameters={name: "{" + name + "}" for name in (*(a.name for a in COLLECT_ARGUMENTS), "episodes_folder")},
+    parameters={
+        name: "{" + name + "}" for name in (*(a.name for a in COLLECT_ARGUMENTS), "episodes_folder", "robot")
+    },
     announces_ready=False,
 )
 
