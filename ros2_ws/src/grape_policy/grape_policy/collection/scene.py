@@ -53,7 +53,7 @@ def locate(task: str, view: View) -> Scene:
     """
     from grape_preference.constraints import plan_for_task
     from grape_preference.keypoints import track
-    from grape_preference.language_functions import Context
+    from grape_preference.language_types import Context
     from grape_preference.stage_scoring import ScoringError
 
     plan = plan_for_task(task)
