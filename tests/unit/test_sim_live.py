@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from grape_policy.arm.controller import CartesianController, JointTarget
 from grape_policy.arm.description import load_description
-from grape_policy.nodes.loop_timer import LoopTimer
 from grape_sim import camera_thread
 from grape_sim.camera_thread import CameraThread, Frame
 from grape_sim.environment import TICK_SECONDS, SimEnvironment
@@ -131,14 +130,3 @@ def test_a_missing_renderer_is_reported_where_the_camera_is_made(monkeypatch: py
     monkeypatch.setattr(camera_thread, "CameraRenderer", broken)
     with pytest.raises(RuntimeError, match="apt-get install"):
         CameraThread(shared_model(), lambda frame: None)
-
-
-def test_loop_timer_counts_late_ticks() -> None:
-    timer = LoopTimer(0.02)
-    assert timer.report().ticks == 0
-    for start in (0.00, 0.02, 0.04, 0.10, 0.12):
-        timer.add(start, start + 0.003)
-    report = timer.report()
-    assert report.late == 1
-    assert report.jitter_p99_ms == pytest.approx(40, abs=2)
-    assert report.work_p99_ms == pytest.approx(3)

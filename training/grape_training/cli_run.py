@@ -24,9 +24,14 @@ def doctor(
     control_rate: Annotated[
         bool, typer.Option(help="Also run the simulated graph for some seconds and measure its rate.")
     ] = True,
+    live: Annotated[
+        bool, typer.Option("--live", help="Instead, show what the nodes of the running graph report.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Check this machine: Python, rendering, ROS, disk, memory, checkpoint, and the 5 Hz control rate."""
+    if live:
+        raise typer.Exit(show_live(json))
     from grape_policy.doctor import run_checks
 
     def show(check: object) -> None:
@@ -38,6 +43,26 @@ def doctor(
         print_json({"ok": all(check.ok for check in checks), "checks": [asdict(check) for check in checks]})
     if not all(check.ok for check in checks):
         raise typer.Exit(1)
+
+
+def show_live(json: bool) -> int:
+    """Print state and loop timing of the running graph; return 1 when no node is heard or one has failed."""
+    import os
+
+    from grape_policy import stack
+    from grape_policy.live_table import LEVELS, live_table
+
+    os.environ.update(stack.environment())
+    from grape_policy.nodes.live_report import listen
+
+    reports = listen()
+    if json:
+        print_json({"nodes": [asdict(report) for report in reports]})
+    elif reports:
+        typer.echo(live_table(reports))
+    else:
+        typer.echo("no node of the stack is heard; start it (grape up), or set its ROS_DOMAIN_ID", err=True)
+    return int(not reports or any(LEVELS[report.level] == "ERROR" for report in reports))
 
 
 def check_line(check: object) -> str:

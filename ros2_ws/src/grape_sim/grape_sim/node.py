@@ -15,9 +15,9 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from grape_episodes import contract
 from grape_policy.arm.controller import JointTarget
 from grape_policy.arm.description import load_description
+from grape_policy.loop_timer import LoopTimer
 from grape_policy.nodes import base
 from grape_policy.nodes.arm_messages import from_joint_state, to_joint_state, to_pose
-from grape_policy.nodes.loop_timer import LoopTimer
 from grape_policy.nodes.messages import MessageError, to_image, to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.priority import run_preferred
@@ -190,8 +190,7 @@ class SimNode(base.ManagedNode):
         report = self._timer_report.report()
         behind = self._lost_ticks > 0
         values = {
-            "jitter_p99_ms": f"{report.jitter_p99_ms:.3f}",
-            "work_p99_ms": f"{report.work_p99_ms:.3f}",
+            **report.values(),
             "lost_seconds": f"{self._lost_ticks * TICK_SECONDS:.2f}",
             "skipped_images": str(self._camera.skipped),
             "image_delay_p50_ms": f"{np.percentile([*self._image_delays] or [0.0], 50) * 1e3:.3f}",

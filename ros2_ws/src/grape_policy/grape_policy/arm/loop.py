@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from grape_policy.loop_timer import Mark, unmarked
+
 from .chunk import Begun, make_chunk
 from .clearance import Violation
 from .controller import CartesianController
@@ -58,8 +60,9 @@ class ArmLoop:
         interpolation_seconds: float = 0.1,
         watched: Sequence[str] = (),
         watch_images: bool = False,
+        mark: Mark = unmarked,
     ) -> None:
-        self._description, self._driver = description, driver
+        self._description, self._driver, self._mark = description, driver, mark
         self._timeouts, self._period = timeouts or Timeouts(), period
         self._heartbeats = Heartbeats(watched, self._timeouts.heartbeat)
         self._images = ImageWatch(self._timeouts.image) if watch_images else None
@@ -171,11 +174,15 @@ class ArmLoop:
     def tick(self, now: float) -> None:
         """Check the watchdogs and write the next joint target."""
         self._check(now)
+        self._mark("check")
         try:
             if not self._supervisor.armed and self._controller.still:
                 self._driver.hold(now)
-            else:
-                self._driver.write(self._controller.tick(now), now)
+                return
+            target = self._controller.tick(now)
+            self._mark("ik")
+            self._driver.write(target, now)
+            self._mark("write")
         except (OSError, RuntimeError) as error:
             self.stop(Reason.DRIVER_FAULT, f"the driver failed: {error}")
 
@@ -224,6 +231,7 @@ class ArmLoop:
 
     def _check_measured(self, now: float) -> Fault | None:
         measured = self._driver.read()
+        self._mark("read")
         if measured is None or self._stale(measured, now):
             message = f"no joint states for {self._timeouts.joint_states:g} s"
             return Fault(Reason.JOINT_STATES_STALE, message)

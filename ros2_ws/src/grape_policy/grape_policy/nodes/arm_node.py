@@ -23,12 +23,12 @@ from grape_policy.arm.drivers import DRIVERS, REAL_DRIVERS, combination_error
 from grape_policy.arm.loop import ArmLoop, Timeouts
 from grape_policy.arm.safety import State, Status
 from grape_policy.arm.trossen import TrossenDriver
+from grape_policy.loop_timer import LoopTimer
 from grape_policy.nodes import base
 from grape_policy.nodes.control_thread import ControlThread
 from grape_policy.nodes.drivers.controllers import CartesianPoseDriver, JointTrajectoryDriver, ServoDriver
 from grape_policy.nodes.drivers.publishing import LiveMockDriver, PublishingDriver
 from grape_policy.nodes.drivers.topic import TopicDriver
-from grape_policy.nodes.loop_timer import LoopTimer
 from grape_policy.nodes.messages import to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter
 from grape_policy.nodes.priority import run_as_controller, scheduling
@@ -78,9 +78,9 @@ class ArmNode(base.ManagedNode):
     def activate(self) -> None:
         """Take the driver, disarmed, and start to tick."""
         self._driver = self._make_driver(self._description)
+        self._timer_report = LoopTimer(1.0 / self.parameters.rate_hz)
         self._loop = self._make_loop(self._description)
         self._frame = self._description.base_frame
-        self._timer_report = LoopTimer(1.0 / self.parameters.rate_hz)
         self._published: Status | None = None
         self._lock = threading.Lock()
         self._open_interfaces()
@@ -124,6 +124,7 @@ class ArmNode(base.ManagedNode):
             interpolation_seconds=float(contract.document()["control"]["interpolation_seconds"]),
             watched=[name for name in HEARTBEATS if name in watched],
             watch_images="images" in watched,
+            mark=self._timer_report.mark,
         )
 
     def _make_driver(self, description: RobotDescription) -> Any:
@@ -153,8 +154,9 @@ class ArmNode(base.ManagedNode):
         self._control = ControlThread(1.0 / self.parameters.rate_hz, self._on_tick)
 
     def _on_tick(self) -> None:
-        start = time.monotonic()
+        self._timer_report.begin()
         with self._lock:
+            self._timer_report.mark("wait")
             now = time.monotonic()
             if self._arm_on_start:
                 self._arm_on_start = not self._loop.arm(now)[0]
@@ -162,7 +164,8 @@ class ArmNode(base.ManagedNode):
             self._publish_begun()
             self._driver.publish()
             self._announce_change()
-            self._timer_report.add(start, time.monotonic())
+            self._timer_report.mark("publish")
+            self._timer_report.end()
 
     def _on_status_timer(self) -> None:
         self._control.check()
@@ -271,9 +274,7 @@ class ArmNode(base.ManagedNode):
         values = {
             "state": status.state.name,
             "reason": status.reason.name,
-            "jitter_p99_ms": f"{report.jitter_p99_ms:.3f}",
-            "work_p99_ms": f"{report.work_p99_ms:.3f}",
-            "late_ticks": str(report.late),
+            **report.values(),
             "scheduling": scheduling(),
             "unreachable_targets": str(self._loop.unreachable),
             "too_near_targets": str(self._loop.too_near),

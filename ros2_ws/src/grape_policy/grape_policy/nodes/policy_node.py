@@ -176,6 +176,7 @@ class PolicyNode(base.ManagedNode):
         missed = self._loop.missed_deadlines
         values = {
             "policy_version": self._loop.version,
+            **self._loop.timer.report().values(),
             "inference_p50_ms": f"{np.percentile(seconds, 50):.1f}",
             "inference_p95_ms": f"{np.percentile(seconds, 95):.1f}",
             "missed_deadlines": str(missed),

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grape_policy.loop_timer import Mark, unmarked
 from grape_policy.vla.config import ACTION_DIMENSIONS
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.single_row import SingleRowDecoder
@@ -162,6 +163,7 @@ class ActionDecoder:
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
         steps: int = ACTION_DIMENSIONS,
+        mark: Mark = unmarked,
     ) -> tuple[Tensor, Tensor]:
         """Return token ids (B, T) int64 and their log-probabilities (B, T) float32.
 
@@ -173,7 +175,9 @@ class ActionDecoder:
             FloatingPointError: the model gave logits that are not finite.
         """
         lengths = [len(prompt) + self.model.config.patches for prompt in prompt_ids]
-        logits = [self._logits(self._prefill(pixel_values, prompt_ids, max(lengths), steps))]
+        patches = self.model.project(self.model.patch_features(pixel_values))
+        mark("vision")
+        logits = [self._logits(self._prefill(patches, prompt_ids, max(lengths), steps))]
         tokens = [self._choose(logits[0], temperature, generator)]
         for step in range(steps - 1):
             logits.append(self._step(tokens[-1], [length + step for length in lengths]))
@@ -181,20 +185,21 @@ class ActionDecoder:
         ids = torch.stack(tokens, dim=1)
         scores = torch.stack(logits, dim=1).log_softmax(dim=-1).gather(2, ids[:, :, None])[:, :, 0]
         _check_finite(scores)
+        mark("decode")
         return ids, scores
 
     def _prefill(
-        self, pixel_values: Tensor, prompt_ids: Sequence[Sequence[int]], length: int, steps: int
+        self, patches: Tensor, prompt_ids: Sequence[Sequence[int]], length: int, steps: int
     ) -> Tensor:
         """Fill the caches; return states (B, 1, D) at each row's last prompt position."""
         if length + steps > len(self.cos):
             raise ValueError(f"prompt too long: {length + steps} positions, the model has {len(self.cos)}")
-        model, device = self.model, pixel_values.device
+        model, device = self.model, patches.device
         width, pad = max(map(len, prompt_ids)), model.config.text.pad_token_id
         ids = torch.tensor(
             [[*prompt, *[pad] * (width - len(prompt))] for prompt in prompt_ids], device=device
         )
-        x = model.embed(ids, model.project(model.patch_features(pixel_values)))
+        x = model.embed(ids, patches)
         place = self._place(slice(0, length))
         last = torch.tensor([length - 1 - width + len(prompt) for prompt in prompt_ids], device=device)
         for layer in self.layers:

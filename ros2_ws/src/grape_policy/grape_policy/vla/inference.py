@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from grape_policy.loop_timer import Mark, unmarked
 from grape_policy.vla.actions import ActionTokenizer
 from grape_policy.vla.checkpoint import Checkpoint, load_checkpoint
 from grape_policy.vla.decoder import ActionDecoder
@@ -86,6 +87,7 @@ class VlaPolicy:
         instructions: Sequence[str],
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
+        mark: Mark = unmarked,
     ) -> ActionBatch:
         """Choose one action per camera image.
 
@@ -94,6 +96,7 @@ class VlaPolicy:
             instructions: B instructions.
             temperature: 0 takes the most likely action tokens, above 0 samples among the action tokens.
             generator: source of the samples, for reproducible ones.
+            mark: is told when each section of the work ends.
 
         Raises:
             ValueError: images or instructions of the wrong shape, type or length, or a bad temperature.
@@ -106,7 +109,9 @@ class VlaPolicy:
             raise ValueError(f"temperature must be 0 or above and finite, got {temperature}")
         weight = self.checkpoint.model.projector.fc1.weight
         pixels = self.checkpoint.preprocessor(images).to(weight.device, weight.dtype)
-        tokens, scores = self._decoder.decode(pixels, self.prompt_ids(instructions), temperature, generator)
+        prompts = self.prompt_ids(instructions)
+        mark("preprocess")
+        tokens, scores = self._decoder.decode(pixels, prompts, temperature, generator, mark=mark)
         return self.batch(tokens, scores, started)
 
     def batch(self, tokens: torch.Tensor, scores: torch.Tensor, started: float) -> ActionBatch:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from grape_policy.loop_timer import LoopTimer
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.inference import VlaPolicy
 
@@ -90,6 +91,7 @@ class PolicyLoop:
         self.timing = timing or Timing()
         self.seconds: deque[float] = deque(maxlen=500)  # of the latest inferences
         self.missed_deadlines = 0
+        self.timer = LoopTimer(self.timing.period)
         self._policy, self._publish, self._warn, self._now_ns = policy, publish, warn, now_ns
         self._read = read
         self._changed = threading.Condition()
@@ -130,6 +132,7 @@ class PolicyLoop:
             raise ValueError(f"temperature must be 0 or above and finite, got {task.temperature}")
         self._policy.prompt_ids([task.instruction])
         with self._changed:
+            self.timer.pause()
             self._task, self._step, self._due = task, 0, time.monotonic()
             self._not_before_ns = self._now_ns()
             self._generator.manual_seed(task.seed)
@@ -216,7 +219,9 @@ class PolicyLoop:
             self._warn(f"no usable image for {age:.1f} s; no action until the camera delivers again")
 
     def _act(self, task: PolicyTask, image: _Image, policy: VlaPolicy) -> None:
-        batch = policy.act(image.pixels[None], [task.instruction], task.temperature, self._generator)
+        self.timer.begin()
+        mark = self.timer.mark
+        batch = policy.act(image.pixels[None], [task.instruction], task.temperature, self._generator, mark)
         self.seconds.append(batch.seconds)
         if batch.seconds > self.timing.deadline:
             self.missed_deadlines += 1
@@ -239,6 +244,8 @@ class PolicyLoop:
                     batch.seconds,
                 )
             )
+            mark("publish")
+            self.timer.end()
             self._not_before_ns = self._now_ns() + int(self.timing.motion * 1e9)
             self._step += 1
             if task.max_steps and self._step >= task.max_steps:
