@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from grape_policy.domain import reserved_domain
 from grape_policy.supervisor import client_environment
+from probe import Probe, probe_node
 
 
 @pytest.fixture(scope="session")
@@ -88,78 +87,10 @@ def module_start(ros_environment: dict[str, str]) -> Iterator[Processes]:
     yield from _processes(ros_environment)
 
 
-class Probe:
-    """A node of the test: collects topics and calls services by their contract keys."""
-
-    def __init__(self, node: Any, executor: Any) -> None:
-        self.node, self._executor = node, executor
-        self.received: dict[str, list[Any]] = {}
-        self._publishers: dict[str, Any] = {}
-
-    def listen(self, *keys: str) -> None:
-        from grape_policy.nodes import base
-
-        for key in keys:
-            self.received[key] = []
-            base.subscription(self.node, key, self.received[key].append)
-
-    def publish(self, key: str, message: Any) -> None:
-        from grape_policy.nodes import base
-
-        if key not in self._publishers:
-            self._publishers[key] = base.publisher(self.node, key)
-            self.until(lambda: self._publishers[key].get_subscription_count() > 0, 10, f"a reader of {key}")
-            self.spin(0.5)  # the reader may learn of us later than we of it, and drops what comes before
-        self._publishers[key].publish(message)
-
-    def spin(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self._executor.spin_once(timeout_sec=max(0.0, end - time.monotonic()))
-
-    def until(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"no {what} within {seconds} s"
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def wait_for(
-        self, key: str, condition: Callable[[Any], bool] = lambda _: True, seconds: float = 15
-    ) -> Any:
-        """Return the first message of ``key``, received from now on or already, that meets ``condition``."""
-        found = SimpleNamespace(message=None)
-
-        def look() -> bool:
-            found.message = next((m for m in self.received[key] if condition(m)), None)
-            return found.message is not None
-
-        self.until(look, seconds, f"message of {key} that fits")
-        return found.message
-
-    def call(self, key: str, seconds: float = 15, **fields: Any) -> Any:
-        from grape_policy.nodes import base
-
-        client = base.client(self.node, key)
-        self.until(client.service_is_ready, seconds, f"service {key}")
-        future = client.call_async(client.srv_type.Request(**fields))
-        self.until(future.done, seconds, f"answer of {key}")
-        self.node.destroy_client(client)
-        return future.result()
-
-
 def _probe(ros_environment: dict[str, str]) -> Iterator[Probe]:
-    rclpy = pytest.importorskip("rclpy")
-    from rclpy.executors import SingleThreadedExecutor
-
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(ros_environment["ROS_DOMAIN_ID"]))
-    node = rclpy.create_node("probe", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    yield Probe(node, executor)
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.try_shutdown(context=context)
+    pytest.importorskip("rclpy")
+    with probe_node(int(ros_environment["ROS_DOMAIN_ID"])) as node:
+        yield node
 
 
 @pytest.fixture

@@ -59,15 +59,18 @@ def subscription(node: Node, key: str, callback: Callable[[Any], None], **option
     )
 
 
-def heartbeat(node: Node, name: str) -> None:
-    """Publish a heartbeat called ``name`` from the node's executor: it stops when the executor hangs."""
+def heartbeat(node: Node, name: str, rate_hz: float = 0.0) -> None:
+    """Publish a heartbeat called ``name`` from the node's executor: it stops when the executor hangs.
+
+    ``rate_hz`` 0 takes the contract's rate, that of the nodes which the arm watches.
+    """
     beats = publisher(node, "heartbeat")
     kind = interface_type(contract.topics()["heartbeat"].type)
 
     def beat() -> None:
         beats.publish(kind(stamp=node.get_clock().now().to_msg(), frame_id=name))
 
-    node.create_timer(1.0 / contract.topics()["heartbeat"].rate_hz, beat)
+    node.create_timer(1.0 / (rate_hz or contract.topics()["heartbeat"].rate_hz), beat)
 
 
 def service(node: Node, key: str, callback: Callable[[Any, Any], Any], **options: Any) -> Any:

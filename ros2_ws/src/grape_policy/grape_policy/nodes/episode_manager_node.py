@@ -18,6 +18,7 @@ from grape_policy.collection.rollouts import Rollout, find_completed, plan
 from grape_policy.nodes import base
 from grape_policy.nodes.episode_run import EpisodeRequest, EpisodeResult, EpisodeRun, RunLimits
 from grape_policy.nodes.parameters import Parameter
+from grape_policy.nodes.peers import PEER_RATE_HZ, Peers
 from grape_policy.nodes.recorder_node import CATALOGUE_NAME
 from grape_policy.nodes.waiting import ServiceError, Services, Waiter
 
@@ -62,6 +63,8 @@ class EpisodeManagerNode(base.ManagedNode):
         base.subscription(self, "action", self._on_action)
         base.subscription(self, "action_started", self._on_action)  # of chunks, one by one
         base.subscription(self, "safety_state", self._on_safety)
+        base.heartbeat(self, "episode_manager", PEER_RATE_HZ)
+        self._peers = Peers(self, ("arm", "recorder"), self._on_lost)
         self._run: EpisodeRun | None = None
         self._busy = False
         self._cancel_reason = ""
@@ -108,7 +111,14 @@ class EpisodeManagerNode(base.ManagedNode):
             self._run.on_action(message)
             self._waiter.poll()
 
+    def _on_lost(self, name: str) -> None:
+        """End an episode that a crashed node leaves without motion or without recording."""
+        if self._run is not None:
+            self._run.end("aborted", f"the {name} node has ended or hangs; its log says why")
+            self._waiter.poll()
+
     def _on_safety(self, message: Any) -> None:
+        self._peers.heard("arm")
         if self._run is not None:
             self._run.on_safety(message)
             self._waiter.poll()

@@ -23,6 +23,7 @@ from rclpy.node import Node
 from grape_policy.nodes import base
 from grape_policy.nodes.messages import MessageError, from_image, to_nanoseconds, to_stamp
 from grape_policy.nodes.parameters import Parameter
+from grape_policy.nodes.peers import Peers
 from grape_policy.nodes.priority import run_preferred
 from grape_policy.vla.errors import CheckpointError
 from grape_policy.vla.inference import VlaPolicy
@@ -85,6 +86,7 @@ class PolicyNode(base.ManagedNode):
         base.service(self, "set_policy_task", self._on_set_task)
         self.create_timer(1.0, self._publish_diagnostics)
         base.heartbeat(self, "policy")
+        Peers(self, ("episode_manager",), self._on_lost)
         self._loader = _Loader(self)
 
     def deactivate(self) -> None:
@@ -96,6 +98,11 @@ class PolicyNode(base.ManagedNode):
     def cleanup(self) -> None:
         """Let go of the weights."""
         del self._policy, self._loop
+
+    def _on_lost(self, name: str) -> None:
+        """Stop acting when nobody watches the episode any more."""
+        self._warn(f"the {name} node has ended or hangs; no more actions")
+        self._loop.stop_task()
 
     def load(self, name: str) -> tuple[bool, str, str]:
         """Load a folder (empty: the registry's current version); return success, message, version."""

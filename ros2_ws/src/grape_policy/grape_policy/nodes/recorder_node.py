@@ -30,6 +30,7 @@ from rclpy.qos import DurabilityPolicy
 from grape_policy.nodes import base
 from grape_policy.nodes.messages import interface_type
 from grape_policy.nodes.parameters import Parameter
+from grape_policy.nodes.peers import PEER_RATE_HZ, Peers
 from grape_policy.nodes.waiting import Waiter
 
 PARAMETERS = (
@@ -77,7 +78,14 @@ class RecorderNode(base.ManagedNode):
         base.service(self, "start_recording", self._start, callback_group=waiting)
         base.service(self, "stop_recording", self._stop, callback_group=waiting)
         self.create_timer(FLUSH_SECONDS, self._flush)
+        base.heartbeat(self, "recorder", PEER_RATE_HZ)
+        Peers(self, ("episode_manager",), self._on_lost)
         self.get_logger().info(f"recording to {self._root}")
+
+    def _on_lost(self, name: str) -> None:
+        """Close an episode that nobody runs any more."""
+        if self._writer is not None:
+            self._abort(f"the {name} node has ended or hangs; its log says why")
 
     def deactivate(self) -> None:
         """Close an open episode as aborted."""
