@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -59,6 +60,24 @@ def test_compose_file_builds_the_files_that_exist() -> None:
     for service in services.values():
         for volume in service["volumes"]:
             assert volume.split(":")[0] in ("../runs", "../checkpoints")
+
+
+@pytest.mark.parametrize("package", ["grape_policy", "grape_preference", "grape_sim"])
+def test_every_ros_package_that_is_imported_is_declared(package: str) -> None:
+    folder = ROOT / "ros2_ws" / "src" / package
+    sources = "\n".join(path.read_text() for path in folder.rglob("*.py"))
+    imported = set(
+        re.findall(r"^\s*(?:from|import) (rclpy|std_srvs|\w+_(?:msgs|interfaces))\b", sources, re.M)
+    )
+    declared = set(re.findall(r"<exec_depend>(\w+)</exec_depend>", (folder / "package.xml").read_text()))
+    assert imported
+    assert imported <= declared
+
+
+def test_the_robot_is_stopped_as_by_ctrl_c_and_may_raise_priorities() -> None:
+    robot = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]["robot"]
+    assert robot["stop_signal"] == "SIGINT"
+    assert robot["cap_add"] == ["SYS_NICE"]
 
 
 def test_the_robot_starts_arguments_that_the_stack_has() -> None:
