@@ -114,7 +114,8 @@ class EpisodeManagerNode(base.ManagedNode):
     def _on_lost(self, name: str) -> None:
         """End an episode that a crashed node leaves without motion or without recording."""
         if self._run is not None:
-            self._run.end("aborted", f"the {name} node has ended or hangs; its log says why")
+            reason = f"the {name} node has ended or hangs; its log says why"
+            self._run.end("aborted", reason, StopReason.HEARTBEAT_LOST)
             self._waiter.poll()
 
     def _on_safety(self, message: Any) -> None:
