@@ -2,8 +2,8 @@
 
     python benchmarks/camera.py [--seconds 20] [--json]
 
-The node runs as a process on a 640x480 software device of the SDK at 30 Hz (colour, depth, alignment); this one
-receives as the policy does. Latency is from the stamp, which is that of the frame's capture, to its arrival.
+The node runs as a process on a 640x480 software device of the SDK at 30 Hz (colour, depth, alignment); this
+one receives as the policy does. Latency is from the stamp, which is that of the capture, to the arrival.
 """
 
 from __future__ import annotations
