@@ -39,6 +39,23 @@ def test_another_driver_needs_no_simulator() -> None:
 
 
 @pytest.mark.parametrize(
+    ("camera", "module", "watch"),
+    [
+        ("realsense", "grape_policy.nodes.camera_node", "policy,camera,images"),
+        ("playback", "grape_policy.nodes.camera_node", "policy,camera,images"),
+        ("realsense2_camera", "", "policy,images"),  # sends no heartbeat
+    ],
+)
+def test_each_camera_has_one_node_and_what_the_arm_can_watch(camera: str, module: str, watch: str) -> None:
+    given = {"driver": "mock", "camera": camera, "playback": "some.db3" if camera == "playback" else ""}
+    values = stack.resolve_arguments(given)
+    chosen = [node for node in stack.selected_nodes(values) if node.name == "camera"]
+    assert [node.module for node in chosen] == [module]
+    assert values["watch"] == watch
+    assert stack.resolve_arguments({**given, "watch": "images"})["watch"] == "images"
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"diver": "sim"}, "unknown argument diver; known are driver"),
@@ -48,6 +65,10 @@ def test_another_driver_needs_no_simulator() -> None:
         ({"driver": "mock", "robot": "r2d2"}, "no robot description 'r2d2'; known: wx250s, panda"),
         ({"driver": "servo", "robot": "/none.yaml"}, "cannot read the robot description /none.yaml"),
         ({"driver": "sim", "camera": "realsense"}, "camera:=none"),
+        ({"driver": "sim", "calibration": "here.yaml"}, "leave calibration out"),
+        ({"driver": "mock", "camera": "playback"}, "belong together"),
+        ({"driver": "mock", "camera": "realsense", "playback": "some.db3"}, "belong together"),
+        ({"driver": "mock", "camera": "realsense2_camera", "serials": "1,wrist=2"}, "one serial number"),
     ],
 )
 def test_wrong_arguments_are_refused(given: dict[str, str], message: str) -> None:

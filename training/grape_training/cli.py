@@ -15,6 +15,7 @@ import typer
 
 from grape_training import (
     cli_bench,
+    cli_calibrate,
     cli_checkpoint,
     cli_data,
     cli_eval,
@@ -53,6 +54,7 @@ for module in (
     cli_suites,
     cli_policy,
     cli_checkpoint,
+    cli_calibrate,
     cli_bench,
 ):
     module.add_commands(app)

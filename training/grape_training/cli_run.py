@@ -79,7 +79,12 @@ def up(
     address: Annotated[
         str, typer.Option(help="Of the arm's controller, for driver trossen.")
     ] = "192.168.1.2",
-    camera: Annotated[str, typer.Option(help="Camera driver to start: none or realsense.")] = "none",
+    camera: Annotated[
+        str, typer.Option(help="Camera to start: none, realsense, realsense2_camera or playback.")
+    ] = "none",
+    serials: Annotated[str, typer.Option(help="Serial number of the camera; several: 0123,wrist=4567.")] = "",
+    playback: Annotated[str, typer.Option(help="Recording or episode folder for --camera playback.")] = "",
+    calibration: Annotated[str, typer.Option(help="Where the camera is: file of grape calibrate.")] = "",
     checkpoint: Annotated[Path, typer.Option(help="Policy to start with.")] = DEFAULT_POLICY,
     episodes: Annotated[Path, typer.Option(help="Folder that receives the episodes.")] = DEFAULT_EPISODES,
     domain: Annotated[int | None, typer.Option(help="ROS domain; default: ROS_DOMAIN_ID, else 0.")] = None,
@@ -92,6 +97,9 @@ def up(
         "robot": robot,
         "address": address,
         "camera": camera,
+        "serials": serials,
+        "playback": playback,
+        "calibration": calibration,
         "checkpoint": str(checkpoint),
         "episodes_folder": str(episodes),
     }

@@ -19,6 +19,7 @@ setup(
     entry_points={
         "console_scripts": [
             "arm_node = grape_policy.nodes.arm_node:main",
+            "camera_node = grape_policy.nodes.camera_node:main",
             "collect_node = grape_policy.nodes.collect_node:main",
             "episode_manager_node = grape_policy.nodes.episode_manager_node:main",
             "keypoint_judge_node = grape_policy.nodes.keypoint_judge_node:main",

@@ -40,13 +40,17 @@ def start_manifest(
     temperature: float,
     seed: int,
     source: str,
+    extrinsics: Extrinsics | None = None,
 ) -> EpisodeManifest:
-    """Return the manifest of an episode that starts now, seen by the contract's camera.
+    """Return the manifest of an episode that starts now.
+
+    ``extrinsics`` says where the camera is; None: where the contract has it.
 
     Raises:
         EpisodeError: A field is empty, not finite, or an id that cannot be a folder's name.
     """
     pose = contract.document()["camera"]["extrinsics"]
+    nominal = Extrinsics(tuple(pose["translation"]), tuple(pose["quaternion_xyzw"]))
     manifest = EpisodeManifest(
         episode_id=episode_id,
         task=task,
@@ -57,7 +61,7 @@ def start_manifest(
         seed=int(seed),
         source=source,
         started=datetime.now(UTC).isoformat(timespec="microseconds"),
-        extrinsics=Extrinsics(tuple(pose["translation"]), tuple(pose["quaternion_xyzw"])),
+        extrinsics=extrinsics or nominal,
         contract_version=int(contract.document()["version"]),
     )
     check_manifest(manifest, "the request")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -61,7 +62,7 @@ class NodeDescription:
         module: Python module to run in place of the executable; empty for nodes that are not Python.
         parameters: ROS parameter name -> value; ``{driver}`` stands for the value of the argument ``driver``.
         namespace: namespace of the node, without the leading slash.
-        only_if: (argument, value): run only when the argument has this value; None: always.
+        only_if: (argument, value, ...): run only when the argument has one of the values; empty: always.
         required: the stack stops when this node ends for good.
         respawns: how often within ten minutes it may be started again after it ended by itself.
         managed: a lifecycle node that the lifecycle manager brings up and takes down, in this order.
@@ -75,7 +76,7 @@ class NodeDescription:
     module: str = ""
     namespace: str = ""
     parameters: Mapping[str, Value] = field(default_factory=dict)
-    only_if: tuple[str, str] | None = None
+    only_if: tuple[str, ...] = ()
     required: bool = True
     respawns: int = 0
     managed: bool = False
@@ -96,13 +97,25 @@ ARGUMENTS = (
     Argument("robot", "wx250s", f"the arm: {', '.join(SHIPPED)}, or a YAML description of your own"),
     Argument("address", "192.168.1.2", "IP address of the arm's controller, for driver:=trossen"),
     Argument(
-        "camera", "none", "camera driver to start; none: simulated or already running", ("none", "realsense")
+        "camera",
+        "none",
+        "our camera node, the stock driver, or a recording; none: simulated or already running",
+        ("none", "realsense", "realsense2_camera", "playback"),
+    ),
+    Argument("serials", "", "serial number of the camera; several for our node: 0123,wrist=4567"),
+    Argument("camera_profile", "640x480x30", "width, height and rate of the camera's streams"),
+    Argument("preset", "", "visual preset for our camera node, such as high_accuracy"),
+    Argument("playback", "", "recording or episode folder for camera:=playback", is_path=True),
+    Argument("playback_end", "loop", "what happens at its end", ("loop", "stop")),
+    Argument("playback_pace", "recorded", "how fast it is played", ("recorded", "fast")),
+    Argument(
+        "calibration", "", "where the camera is: file of grape calibrate; empty: the contract's", is_path=True
     ),
     Argument(
         "watch",
-        "policy,camera,images",
-        "what the arm needs while it follows actions; a camera driver that is not ours sends no heartbeat: "
-        "policy,images",
+        "auto",
+        "what the arm needs while it follows actions; auto: policy,camera,images, but policy,images with the "
+        "stock camera driver, which sends no heartbeat",
     ),
     Argument("image_scale", 1, "size of the simulated camera's images, times 320x240"),
     Argument(
@@ -151,10 +164,32 @@ NODES = (
         "realsense2_camera",
         "realsense2_camera_node",
         namespace="camera",
-        parameters={"align_depth.enable": True, "rgb_camera.color_profile": "320x240x30"},
-        only_if=("camera", "realsense"),
+        parameters={
+            "align_depth.enable": True,
+            "serial_no": "{serials}",
+            "rgb_camera.color_profile": "{camera_profile}",
+            "depth_module.depth_profile": "{camera_profile}",
+        },
+        only_if=("camera", "realsense2_camera"),
         respawns=3,
         announces_ready=False,
+    ),
+    NodeDescription(
+        "camera",
+        "grape_policy",
+        "camera_node",
+        "grape_policy.nodes.camera_node",
+        parameters={
+            "color_profile": "{camera_profile}",
+            "depth_profile": "{camera_profile}",
+            **{
+                name: "{" + name + "}"
+                for name in ("serials", "preset", "playback", "playback_end", "playback_pace")
+            },
+        },
+        only_if=("camera", "realsense", "playback"),
+        respawns=RESPAWNS,
+        managed=True,
     ),
     NodeDescription(
         "arm",
@@ -182,7 +217,7 @@ NODES = (
         "grape_policy",
         "recorder_node",
         "grape_policy.nodes.recorder_node",
-        parameters={"episodes_folder": "{episodes_folder}"},
+        parameters={"episodes_folder": "{episodes_folder}", "calibration": "{calibration}"},
         respawns=RESPAWNS,
         managed=True,
     ),
@@ -242,9 +277,8 @@ def resolve_arguments(
         known = ", ".join(argument.name for argument in table)
         raise StackError(f"unknown argument {', '.join(unknown)}; known are {known}")
     values = {argument.name: argument.parse(given.get(argument.name, argument.default)) for argument in table}
-    if values.get("driver") == "sim" and values.get("camera") == "realsense":
-        raise StackError("driver:=sim renders its own camera; use camera:=none, or another driver")
     if "robot" in values:
+        _check_camera(values)
         _check_robot(str(values["driver"]), str(values["robot"]))
     return values
 
@@ -258,9 +292,26 @@ def _check_robot(driver: str, robot: str) -> None:
         raise StackError(f"driver:={driver} robot:={robot}: {refusal}")
 
 
+def _check_camera(values: dict[str, Value]) -> None:
+    """Refuse what does not go together with the camera, and decide what the arm watches."""
+    camera, simulated = values["camera"], values["driver"] == "sim"
+    if simulated and camera != "none":
+        raise StackError("driver:=sim renders its own camera; use camera:=none, or another driver")
+    if simulated and values["calibration"]:
+        raise StackError(
+            "driver:=sim knows where its camera is; leave calibration out, or use another driver"
+        )
+    if (camera == "playback") != bool(values["playback"]):
+        raise StackError("camera:=playback and playback:=<recording or episode folder> belong together")
+    if camera == "realsense2_camera" and not re.fullmatch(r"\d*", str(values["serials"])):
+        raise StackError(f"serials:={values['serials']}: the stock driver takes one serial number")
+    if values["watch"] == "auto":
+        values["watch"] = "policy,images" if camera == "realsense2_camera" else "policy,camera,images"
+
+
 def selected_nodes(arguments: Mapping[str, Value]) -> list[NodeDescription]:
     """Return the nodes that run with these (resolved) arguments, the lifecycle manager last."""
-    nodes = [n for n in NODES if n.only_if is None or arguments[n.only_if[0]] == n.only_if[1]]
+    nodes = [n for n in NODES if not n.only_if or arguments[n.only_if[0]] in n.only_if[1:]]
     managed = [node.name for node in nodes if node.managed]
     return [*nodes, replace(LIFECYCLE_MANAGER, parameters={"nodes": ",".join(managed)})] if managed else nodes
 

@@ -45,10 +45,10 @@ def qos_profile(key: str) -> QoSProfile:
     )
 
 
-def publisher(node: Node, key: str) -> Any:
-    """Create the publisher of the contract's topic ``key``."""
+def publisher(node: Node, key: str, name: str = "") -> Any:
+    """Create the publisher of the contract's topic ``key``, or of one like it called ``name``."""
     topic = contract.topics()[key]
-    return node.create_publisher(interface_type(topic.type), topic.name, qos_profile(key))
+    return node.create_publisher(interface_type(topic.type), name or topic.name, qos_profile(key))
 
 
 def subscription(node: Node, key: str, callback: Callable[[Any], None], **options: Any) -> Any:

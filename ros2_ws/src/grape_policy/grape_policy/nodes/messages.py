@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from grape_policy.camera.types import Intrinsics
+
 NANOSECONDS = 1_000_000_000
 ENCODINGS: dict[str, tuple[np.dtype[Any], int]] = {
     "rgb8": (np.dtype(np.uint8), 3),
@@ -55,6 +57,20 @@ def to_image(pixels: np.ndarray, encoding: str, stamp_ns: int, frame_id: str) ->
     data = array.array("B")
     data.frombytes(rows.data.cast("B"))
     message.data = data
+    return message
+
+
+def to_camera_info(intrinsics: Intrinsics, stamp_ns: int, frame_id: str) -> Any:
+    """Return a ``sensor_msgs/CameraInfo`` of an image that is not rectified."""
+    from sensor_msgs.msg import CameraInfo
+
+    matrix = intrinsics.matrix
+    message = CameraInfo(width=intrinsics.width, height=intrinsics.height, distortion_model=intrinsics.model)
+    message.d = [float(value) for value in intrinsics.distortion]
+    message.k, message.r = matrix.ravel().tolist(), np.eye(3).ravel().tolist()
+    message.p = np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist()
+    message.header.stamp = to_stamp(stamp_ns)
+    message.header.frame_id = frame_id
     return message
 
 

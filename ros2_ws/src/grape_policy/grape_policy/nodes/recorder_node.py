@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from grape_episodes import contract
 from grape_episodes.bag import FLUSH_SECONDS
+from grape_episodes.calibration import load_extrinsics
 from grape_episodes.catalogue import Catalogue
 from grape_episodes.manifest import PART_SUFFIX, read_manifest, start_manifest
 from grape_episodes.messages import header_stamp_ns
@@ -35,6 +36,9 @@ from grape_policy.nodes.waiting import Waiter
 
 PARAMETERS = (
     Parameter("episodes_folder", "runs/episodes", "folder of all episodes and of their catalogue.sqlite"),
+    Parameter(
+        "calibration", "", "file of `grape calibrate`: where the camera is; empty: the contract's pose"
+    ),
     Parameter("minimum_free_gigabytes", 1.0, "refuse to record with less free disk space", 0.0, 1e6, "GB"),
     Parameter(
         "start_timeout_seconds", 5.0, "wait this long for the first message of each sensor", 0.1, 60.0, "s"
@@ -58,6 +62,8 @@ class RecorderNode(base.ManagedNode):
 
     def configure(self) -> None:
         """Take the folder and recover what an earlier recorder left unfinished in it."""
+        calibration = self.parameters.calibration
+        self._extrinsics = load_extrinsics(Path(calibration).expanduser()) if calibration else None
         self._lock = _lock(self._root)
         self._catalogue = Catalogue(self._root / CATALOGUE_NAME)
         self._catalogue.rebuild(self._root)  # a kill may have come between an episode's end and its entry
@@ -103,6 +109,10 @@ class RecorderNode(base.ManagedNode):
         latched = profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
         profile.depth = max(profile.depth, QUEUE_DEPTH)
         callback = self._callback(key, topic, latched)
+        if key == "camera_info":  # drivers that are not ours do not latch it: they repeat it
+            profile.durability = DurabilityPolicy.VOLATILE
+            self.create_subscription(interface_type(topic.type), topic.name, callback, profile, raw=True)
+            profile = base.qos_profile(key)
         return self.create_subscription(interface_type(topic.type), topic.name, callback, profile, raw=True)
 
     def _callback(self, key: str, topic: contract.Topic, latched: bool) -> Callable[[bytes], None]:
@@ -174,7 +184,8 @@ class RecorderNode(base.ManagedNode):
             "temperature",
             "seed",
         )
-        manifest = start_manifest(**{name: getattr(request, name) for name in names}, source="ros")
+        fields = {name: getattr(request, name) for name in names}
+        manifest = start_manifest(**fields, source="ros", extrinsics=self._extrinsics)
         self._writer = EpisodeWriter(self._root, manifest)
         self._failure, self._seen, self._image_ns = "", set(), dict.fromkeys(IMAGES, 0)
         for key, data in self._latched.items():
