@@ -170,8 +170,8 @@ class Study(_Part):
         names = [suite_name(each.suite) for each in self.evaluation.suites]
         if len(set(names)) < len(names):
             raise ValueError("evaluation.suites: a suite is there twice")
-        for each in self.evaluation.suites:
-            _known(f"evaluation.suites.{each.suite}.arms", each.arms, self.arms)
+        for evaluated in self.evaluation.suites:
+            _known(f"evaluation.suites.{evaluated.suite}.arms", evaluated.arms, self.arms)
 
     def _check_claims(self) -> None:
         """Every claim needs its arm and the reference on its suites."""
