@@ -43,7 +43,7 @@ def test_first_motion_counts_only_from_a_standing_arm() -> None:
 
 
 def test_too_little_to_tell_is_an_error() -> None:
-    bench = SimpleNamespace(actions=[], commands=commands([20], 50), arm_values={})
+    bench = SimpleNamespace(actions=[], commands=commands([20], 50), arm_values={}, stop="")
     with pytest.raises(RuntimeError, match="0 actions"):
         summary(bench, {})  # type: ignore[arg-type]
 
