@@ -84,6 +84,7 @@ class Stack:
         self.behave()
         self.max_steps = 0
         self.armed = False
+        self.said = SafetyState(state=SafetyState.DISARMED)
         for key, handler in {
             "set_policy_task": self.set_policy_task,
             "set_armed": self.set_armed,
@@ -92,6 +93,7 @@ class Stack:
         }.items():
             base.service(node, key, handler)
         node.create_timer(0.02, self.supervise)
+        node.create_timer(0.1, self.repeat_safety)  # as the arm does: silence would mean that it has died
 
     def behave(self) -> None:
         """Forget all misbehaviour and all calls."""
@@ -144,7 +146,11 @@ class Stack:
     def say_safety(self, message: str) -> None:
         idle = SafetyState.STOPPED if message else SafetyState.DISARMED
         state = SafetyState.ARMED if self.armed else idle
-        self.sensors.publishers["safety_state"].publish(SafetyState(state=state, message=message))
+        self.said = SafetyState(state=state, message=message)
+        self.repeat_safety()
+
+    def repeat_safety(self) -> None:
+        self.sensors.publishers["safety_state"].publish(self.said)
 
 
 class Graph:

@@ -134,7 +134,7 @@ def test_a_second_camera_has_its_own_topics(camera: Any, probe: Any) -> None:
 
 def test_an_episode_is_played_with_fresh_stamps(start: Any, probe: Any, tmp_path: Path) -> None:
     episode = make_episode(5)
-    folder = write_episode(episode, tmp_path)
+    folder = write_episode(tmp_path, episode)
     probe.listen(*KEYS)
     start(NODE, playback=str(folder), playback_end="loop")
     probe.until(lambda: len(probe.received["depth_image"]) >= 8, 30, "depth images")
