@@ -52,6 +52,7 @@ arms:
 evaluation:
   suites:
     - {suite: FOLDER/short.yaml, states: 2}
+    - {name: sampled, suite: FOLDER/short.yaml, states: 2, temperature: 1.0, arms: [sft]}
 claims:
   reference: sft
   candidate: grape_1

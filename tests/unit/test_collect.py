@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from grape_episodes.reader import read_episode
+from grape_policy.arm.description import load_description
 from grape_policy.vla.checkpoint import load_checkpoint
 from grape_training.collect import RolloutPlan, completed, record_rollout
 from grape_training.errors import BadInputError
@@ -53,6 +54,16 @@ def test_rollouts_of_a_state_start_alike_and_then_differ(checkpoint, episodes):
     assert first.manifest.policy_version == version
     assert first.manifest.source == "env"
     assert len(first.images) == first.steps + 1 == 4
+
+
+def test_the_last_picture_is_taken_when_the_arm_has_come_to_rest(checkpoint, episodes):
+    version = load_vla(str(checkpoint)).version
+    gripper = load_description("wx250s").gripper
+    for entry in completed(episodes, PLAN, version).values():
+        episode = read_episode(entry.folder)
+        assert np.diff(episode.stamps_ns).tolist() == [200_000_000, 200_000_000, 600_000_000]
+        wanted = gripper.closed + episode.actions[-1, 6] * (gripper.open - gripper.closed)
+        assert abs(episode.joint_positions[-1, -1] - wanted) < 2e-3
 
 
 def test_only_what_is_missing_is_collected(checkpoint, episodes):

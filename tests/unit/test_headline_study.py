@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,7 @@ def copied(made: Made, folder: Path) -> Path:
 def test_a_killed_study_has_each_rollout_and_episode_once(made):
     _, output, results = made
     raw = read_raw(results / "tiny")
-    assert [len(cells) for cells in raw.episodes.values()] == [4] * 5
+    assert [len(cells) for cells in raw.episodes.values()] == [4] * 6
     assert not raw.missing
     collected = read_json(output / "stages/collect/first.json")["result"]
     assert collected["episodes"] == len(collected["episode_ids"]) == 4
@@ -109,6 +110,14 @@ def test_a_killed_evaluation_gives_the_numbers_of_an_undisturbed_one(made, tmp_p
     assert [cell.initial_state_id for cell in kept] == states
 
 
+def test_a_suite_is_evaluated_with_two_decodings(made):
+    study, _, results = made
+    kept = read_raw(results / "tiny").episodes
+    greedy, sampled = kept[study.evaluation.suites[0].suite, "sft", 0], kept["sampled", "sft", 0]
+    assert [cell.initial_state_id for cell in greedy] == [cell.initial_state_id for cell in sampled]
+    assert [cell.path_length for cell in greedy] != [cell.path_length for cell in sampled]
+
+
 def test_the_second_iteration_starts_from_the_first_ones_policy(made):
     output = made[1]
     first = read_json(output / "stages/train/grape_1-0.json")["result"]
@@ -126,7 +135,7 @@ def test_the_second_iteration_starts_from_the_first_ones_policy(made):
 def test_what_is_done_is_not_done_again(made):
     study, output, _ = made
     before = {path: path.stat().st_mtime_ns for path in (output / "stages").rglob("*.json")}
-    assert len(before) == 13
+    assert len(before) == 14
     run = factory.run(study, output)
     assert all(each.state == DONE and each.seconds == 0.0 for each in run.progress())
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -200,7 +209,7 @@ def forged(results: Path, change: Callable[[list[dict[str, str]]], list[dict[str
     ("change", "message"),
     [
         (lambda rows: rows[1:], "lacks 1 of 4 episodes"),
-        (lambda rows: rows[4:], "1 of 5 cells have no episodes"),
+        (lambda rows: rows[4:], "1 of 6 cells have no episodes"),
         (lambda rows: [*rows, rows[0]], "has 1 too many"),
         (lambda rows: [{**rows[0], "initial_state_id": "short.x/eval/0"}, *rows[1:]], "lacks 1 of 4"),
         (lambda rows: [{**rows[0], "success": "1"}, *rows[1:]], "differ in successes"),
@@ -231,7 +240,7 @@ def test_a_changed_file_is_refused_and_a_part_must_be_asked_for(made, tmp_path):
 
 def test_a_killed_stages_hours_are_kept(made):
     clocks = list((made[1] / "clocks").rglob("*.json"))
-    assert len(clocks) == 13
+    assert len(clocks) == 14
     saved = read_json(made[1] / "stages/train/grape_1-0.json")
     assert saved["cost"]["wall"] > 0.0
     assert saved["machine"]["cores"] >= 1
@@ -247,7 +256,12 @@ def test_the_shipped_study_has_what_the_claims_need():
     assert all(len(seeds[arm]) >= 3 for arm in repeated)
     wide = {*study.claims.in_domain, *study.claims.unseen}
     assert all((suite, arm, seed) in study.cells for suite in wide for arm in repeated for seed in seeds[arm])
-    assert all(each.rollouts >= 5 for each in study.collections.values())
+    for data in study.data.values():
+        rollouts: Counter[str] = Counter()
+        for name in data.collections:
+            collection = study.collections[name]
+            rollouts.update(dict.fromkeys(collection.state_ids(), collection.rollouts))
+        assert min(rollouts.values()) >= 5
     assert {study.arms[arm].tpo.method for arm in repeated} == {
         "tpo",
         "dpo",
@@ -272,7 +286,7 @@ def broken(folder: Path, old: str, new: str) -> str:
         ("data: task\n    seeds", "data: tusk\n    seeds", r"arms\.grape_1\.data: unknown name tusk"),
         ("candidate: grape_1", "candidate: grape_9", "grape_9"),
         ("policy: sft,", "policy: grape_2,", "an arm cannot start from itself"),
-        ("rollouts: 2, temperature: 1.0}", "rollouts: 1, temperature: 1.0}", r"collections\.first\.rollouts"),
+        ("rollouts: 2, temperature: 1.0}", "rollouts: 0, temperature: 1.0}", r"collections\.first\.rollouts"),
         ("epochs: 20", "epoch: 20", r"tpo\.epoch"),
         ("pairs_per_step: 1", "pairs_per_step: many", r"tpo\.pairs_per_step"),
         ("title: DPO, data: task", "title: DPO", "trained"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from grape_episodes.catalogue import Catalogue, Entry
 from grape_policy.collection.rollouts import Rollout, find_completed, plan
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from grape_training.cells import IN_DOMAIN
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from grape_sim.environment import Observation, SimEnvironment
 
 CATALOGUE = "catalogue.sqlite"
+REST_STEPS = 2  # of 0.2 s, between the last action and the last picture
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ def record_rollout(
             actor.batches.pop()
             refused = str(error)
     verdict = environment.judge()
+    if not refused:
+        observations[-1] = _at_rest(environment, actor.batches[-1].actions[0])
     outcome = "success" if verdict.success else "failure"
     done = replace(
         manifest,
@@ -132,6 +136,18 @@ def record_rollout(
     with termination_deferred():
         write_episode(root, _episode(done, observations, actor))
     return bool(verdict.success)
+
+
+def _at_rest(environment: SimEnvironment, last: NDArray[np.float64]) -> Observation:
+    """Hold still after the ``last`` action (7,) until it is carried out; return what is seen then.
+
+    An episode ends at the moment of success, when the gripper has hardly begun to open. On a robot, too,
+    cameras go on after the last action: what the judge needs to see is how things are left.
+    """
+    hold = np.array([0.0] * 6 + [last[6]])
+    for _ in range(REST_STEPS):
+        environment.act(hold)
+    return environment.observe()
 
 
 def _start(environment: SimEnvironment, version: str, temperature: float, seed: int) -> Any:

@@ -30,7 +30,10 @@ class _Part(BaseModel):
 
 
 class Collection(_Part):
-    """Sampled rollouts of an arm's first seed: ``rollouts`` from each of ``states`` states per cell."""
+    """Rollouts of an arm's first seed: ``rollouts`` from each of ``states`` states per cell; see ``DataSet``.
+
+    ``temperature`` 0 is greedy: one such rollout per state shows how the deployed policy fails there.
+    """
 
     policy: str
     suite: str = IN_DOMAIN
@@ -38,8 +41,8 @@ class Collection(_Part):
     split: str = "collect"
     first_state: Natural = 0
     states: Positive
-    rollouts: Annotated[int, Field(ge=2)] = 5
-    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+    rollouts: Positive = 5
+    temperature: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
     seed: Natural = 0
 
     def state_ids(self) -> list[str]:
@@ -81,12 +84,22 @@ class Arm(_Part):
 
 
 class SuiteEvaluation(_Part):
-    """One suite: ``states`` initial states per cell for ``arms`` (none: all), all seeds or the first."""
+    """One suite: ``states`` initial states per cell for ``arms`` (none: all), all seeds or the first.
+
+    ``name`` and ``temperature`` tell apart evaluations of one suite with other decodings.
+    """
 
     suite: str
     states: Positive
     arms: tuple[str, ...] = ()
     seeds: Literal["all", "first"] = "all"
+    name: str = ""
+    temperature: Annotated[float | None, Field(ge=0.0, allow_inf_nan=False)] = None
+
+    @property
+    def title(self) -> str:
+        """What results and claims call it: its name, else the suite."""
+        return self.name or self.suite
 
 
 class EvaluationPlan(_Part):
@@ -98,10 +111,19 @@ class EvaluationPlan(_Part):
     seed: Natural = 0
     suites: Annotated[tuple[SuiteEvaluation, ...], Field(min_length=1)]
 
-    def state_ids(self, suite: str) -> list[str]:
-        """Return the initial states of ``suite``, index by index."""
-        states = next(each.states for each in self.suites if each.suite == suite)
-        return load_suite(suite).state_ids(self.split, states, self.first_state)
+    def of(self, title: str) -> SuiteEvaluation:
+        """Return the evaluation that is called ``title``."""
+        return next(each for each in self.suites if each.title == title)
+
+    def temperature_of(self, title: str) -> float:
+        """Return the sampling temperature of an evaluation; 0 is greedy."""
+        own = self.of(title).temperature
+        return self.temperature if own is None else own
+
+    def state_ids(self, title: str) -> list[str]:
+        """Return the initial states of an evaluation, index by index."""
+        each = self.of(title)
+        return load_suite(each.suite).state_ids(self.split, each.states, self.first_state)
 
 
 class Claim(_Part):
@@ -139,7 +161,7 @@ class Study(_Part):
     def cells(self) -> list[tuple[str, str, int]]:
         """All (suite, arm, seed) that are evaluated, in order."""
         return [
-            (each.suite, name, seed)
+            (each.title, name, seed)
             for each in self.evaluation.suites
             for name in each.arms or self.arms
             for seed in (self.arms[name].seeds if each.seeds == "all" else self.arms[name].seeds[:1])
@@ -167,11 +189,11 @@ class Study(_Part):
         for name, arm in self.arms.items():
             _known(f"arms.{name}.start", [arm.start] if arm.start else [], self.arms)
             _known(f"arms.{name}.data", [arm.data] if arm.data else [], self.data)
-        names = [suite_name(each.suite) for each in self.evaluation.suites]
+        names = [suite_name(each.title) for each in self.evaluation.suites]
         if len(set(names)) < len(names):
-            raise ValueError("evaluation.suites: a suite is there twice")
+            raise ValueError("evaluation.suites: a suite is there twice; give one of them another name")
         for evaluated in self.evaluation.suites:
-            _known(f"evaluation.suites.{evaluated.suite}.arms", evaluated.arms, self.arms)
+            _known(f"evaluation.suites.{evaluated.title}.arms", evaluated.arms, self.arms)
 
     def _check_claims(self) -> None:
         """Every claim needs its arm and the reference on its suites."""
@@ -202,7 +224,7 @@ class Study(_Part):
     def _check_states(self) -> None:
         """Refuse initial states that are both collected from and evaluated on."""
         evaluated = {
-            state for each in self.evaluation.suites for state in self.evaluation.state_ids(each.suite)
+            state for each in self.evaluation.suites for state in self.evaluation.state_ids(each.title)
         }
         for name, collection in self.collections.items():
             shared = sorted(evaluated.intersection(collection.state_ids()))

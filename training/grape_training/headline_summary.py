@@ -169,7 +169,7 @@ def _both_succeed(raw: Raw, claim: Claim | None) -> dict[str, Any] | None:
 
 def _cells(raw: Raw) -> dict[str, dict[str, Any]]:
     reference = raw.study.claims.reference
-    suites = [each.suite for each in raw.study.evaluation.suites]
+    suites = [each.title for each in raw.study.evaluation.suites]
     found: dict[str, dict[str, Any]] = {}
     for suite in suites:
         arms = [arm for arm in raw.study.arms if seeds_of(raw, [suite], arm)]

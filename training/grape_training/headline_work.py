@@ -164,26 +164,28 @@ class Work:
         return {**about, "version": version, "adapter": hash_folder(adapter), "units": result.pairs}
 
     def _evaluate_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
-        plan, suite = self.study.evaluation, load_suite(stage.suite)
+        plan = self.study.evaluation
+        suite = load_suite(plan.of(stage.suite).suite)
         return {
             "policy": self.policy(stage.name, results, stage.seed)[1],
             "suite": suite.content_hash,
             "states": hash_json(plan.state_ids(stage.suite)),
             "max_steps": suite.max_steps,
-            "temperature": plan.temperature,
+            "temperature": plan.temperature_of(stage.suite),
             "seed": plan.seed,
         }
 
     def _evaluate(self, stage: Stage, results: Results) -> dict[str, Any]:
         plan = self.study.evaluation
+        suite, temperature = plan.of(stage.suite).suite, plan.temperature_of(stage.suite)
         source, version = self.policy(stage.name, results, stage.seed)
         found = evaluate(
-            {version: PolicySpec(source, plan.temperature)},  # by version: equal policies run once
+            {version: PolicySpec(source, temperature)},  # by version: equal policies run once
             plan.state_ids(stage.suite),
             self.folder / "evaluation" / suite_name(stage.suite),
-            suite=stage.suite,
+            suite=suite,
             workers=self.workers,
-            max_steps=load_suite(stage.suite).max_steps,
+            max_steps=load_suite(suite).max_steps,
             seed=plan.seed,
             progress=self.progress,
         )[version]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -36,7 +36,7 @@ def select(options: TpoOptions, pairs: Path, scores: Path, episodes: Path) -> li
 
     Args:
         options: of the run.
-        pairs: table of pairs (tpo, dpo).
+        pairs: table of pairs (tpo, dpo; random-pairs: how many of a state).
         scores: ``scores.json`` (random-pairs, group, rejection-sampling).
         episodes: folder of the episodes (sft).
 
@@ -54,15 +54,15 @@ def select(options: TpoOptions, pairs: Path, scores: Path, episodes: Path) -> li
         return [Selection((p.chosen, p.rejected), (Preference(0, 1),)) for p in read_pairs(pairs)]
     found, preset = read_scores(scores)
     if options.method == "random-pairs":
-        return random_pairs(found, options.seed)
+        return random_pairs(found, options.seed, _most_of_a_state(read_pairs(pairs)))
     return successes(found) if options.method == "rejection-sampling" else groups(found, preset)
 
 
-def random_pairs(scores: Sequence[Score], seed: int) -> list[Selection]:
+def random_pairs(scores: Sequence[Score], seed: int, most: int) -> list[Selection]:
     """Pair a random success with a random failure of the same (task, initial state); ignore all other terms.
 
-    Of a state with n rollouts as many are drawn, without repetition, as a table of pairs can hold at most:
-    (n // 2) ** 2.
+    At most ``most`` pairs of a state, without repetition: as many as the table of pairs has of one, so that
+    the two differ in which pairs, not in how many.
     """
     selections = []
     for row, group in enumerate(_by_state(scores)):
@@ -70,9 +70,13 @@ def random_pairs(scores: Sequence[Score], seed: int) -> list[Selection]:
         lost = [score.episode_id for score in group if not score.i_success]
         every = list(product(won, lost))
         order = np.random.default_rng([seed, row]).permutation(len(every))
-        for index in order[: (len(group) // 2) ** 2]:
-            selections.append(Selection(every[index], (Preference(0, 1),)))
+        selections += [Selection(every[index], (Preference(0, 1),)) for index in order[:most]]
     return selections
+
+
+def _most_of_a_state(pairs: Sequence[Pair]) -> int:
+    """Return how many pairs the initial state with the most of them has."""
+    return max(Counter((pair.task, pair.initial_state_id) for pair in pairs).values(), default=0)
 
 
 def groups(scores: Sequence[Score], preset: str) -> list[Selection]:
