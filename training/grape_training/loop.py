@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections import Counter
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,19 @@ from grape_training.loop_graph import LoopGraph, loop_graph
 from grape_training.policies import PolicySpec
 from grape_training.registry import Registry
 from grape_training.stages import Stages, keep_if_same_inputs
-from grape_training.tpo_options import TpoOptions
+from grape_training.tpo_options import Objective, TpoOptions
 
+TRAINER = TpoOptions(Objective(anchor=0.5), learning_rate=4e-4)
 PROOF_STATE = 9000  # index of the evaluation state that the reloaded policy is run from
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """Sizes and folders of one loop; the defaults are those of the demo."""
+    """Sizes and folders of one loop; the defaults are those of the demo, its trainer that of the study.
+
+    Of the ``rollouts`` of an initial state the last is greedy, as the policy is used: pairs must show how it
+    fails there, which sampled rollouts do not.
+    """
 
     output: Path
     checkpoint: Path
@@ -31,13 +37,14 @@ class LoopOptions:
     states: int = 2
     rollouts: int = 5
     temperature: float = 0.7
+    preset: str = "0,1,1"
     top: int = 2
     eval_states: int = 20
     max_steps: int = 50
     seed: int = 0
     workers: int = 2
     ros: bool = True
-    tpo: TpoOptions = field(default_factory=TpoOptions)
+    tpo: TpoOptions = TRAINER
     gate: GateOptions = DEMO
 
 
@@ -81,7 +88,7 @@ def _improve(
     inputs: dict[str, Any] = {"incumbent": incumbent, "max_steps": options.max_steps, **data}
     results = {"collect": stages.run("collect", inputs, loop.collect)}
     with graph.suspended() if graph is not None else nullcontext():
-        inputs = {**inputs, "top": options.top}
+        inputs = {**inputs, "preset": options.preset, "top": options.top}
         results["score"] = stages.run("score", inputs, loop.score)
         inputs = {**inputs, "tpo": asdict(options.tpo), "pairs": results["score"]["pairs"]}
         results["train"] = stages.run("train", inputs, loop.train)
@@ -107,24 +114,33 @@ class _Loop:
         self.source = registry.folder(incumbent)
 
     def collect(self) -> dict[str, Any]:
+        o = self.options
+        found: Counter[str] = Counter()
+        for count, temperature in ((o.rollouts - 1, o.temperature), (1, 0.0)):
+            found.update(self._collect(count, temperature))
+        return dict(found)
+
+    def _collect(self, rollouts: int, temperature: float) -> dict[str, int]:
         from grape_training.collect import RolloutPlan, collect_in_simulation
 
         o = self.options
         states = tuple(initial_states(o.tasks, "collect", o.states))
-        wanted = RolloutPlan(states, o.rollouts, o.temperature, o.seed, o.max_steps)
-        if self.graph is None:
-            found = collect_in_simulation(
-                str(self.source), wanted, self.episodes, workers=o.workers, progress=self.progress
-            )
-            return {"episodes": found.episodes, "successes": found.successes}
-        outcome = self.graph.collect(wanted, self.progress)
-        return {"episodes": outcome.episodes, "successes": outcome.successes}
+        wanted = RolloutPlan(states, rollouts, temperature, o.seed, o.max_steps)
+        if self.graph is not None:
+            outcome = self.graph.collect(wanted, self.progress)
+            return {"episodes": outcome.episodes, "successes": outcome.successes}
+        found = collect_in_simulation(
+            str(self.source), wanted, self.episodes, workers=o.workers, progress=self.progress
+        )
+        return {"episodes": found.episodes, "successes": found.successes}
 
     def score(self) -> dict[str, Any]:
         from grape_preference.folder import score_folder
 
         o = self.options
-        result = score_folder(self.episodes, o.output, o.workers, top=o.top, progress=self.progress)
+        result = score_folder(
+            self.episodes, o.output, o.workers, preset=o.preset, top=o.top, progress=self.progress
+        )
         return {"scored": result.scored, "pairs": len(result.pairs)}
 
     def train(self) -> dict[str, Any]:
