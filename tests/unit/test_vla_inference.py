@@ -12,12 +12,14 @@ import numpy as np
 import peft
 import pytest
 import torch
+from grape_policy.vla import products, vision
 from grape_policy.vla.decoder import ActionDecoder
 from grape_policy.vla.inference import VlaPolicy
 from grape_policy.vla.loop import PolicyLoop, PolicyStep, PolicyTask, Timing
 from grape_policy.vla.model import OpenVla
 from grape_policy.vla.preprocess import Preprocessor
 from grape_policy.vla.scoring import action_log_probabilities
+from torch import Tensor
 from vla_factory import INSTRUCTIONS, STATISTICS, random_images, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -123,12 +125,42 @@ def test_actions_are_in_units_and_in_range(policy: VlaPolicy) -> None:
     assert (batch.log_probabilities < 0).all()
 
 
-def test_the_image_is_seen_once_per_action(policy: VlaPolicy) -> None:
-    calls = []
-    hook = policy.checkpoint.model.vision_backbone.register_forward_hook(lambda *_: calls.append(1))
-    policy.act(random_images(1), ["put it in"])
-    hook.remove()
-    assert len(calls) == 1
+def test_the_image_is_seen_once_per_action(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, stem = [], vision._Stem.__call__
+
+    def counted(self: vision._Stem, pixels: Tensor) -> Tensor:
+        calls.append(self)
+        return stem(self, pixels)
+
+    monkeypatch.setattr(vision._Stem, "__call__", counted)
+    VlaPolicy.from_checkpoint(checkpoint).act(random_images(1), ["put it in"])
+    assert len(calls) == len(set(calls)) == 2  # one per tower
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_folded_and_shared_weights_give_the_same_numbers(
+    model: OpenVla, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folded = ActionDecoder(model)
+    with torch.no_grad():
+        expected = model.project(model.patch_features(PIXELS[:rows]))
+        torch.testing.assert_close(folded.vision(PIXELS[:rows]), expected, rtol=0, atol=1e-5)
+    monkeypatch.setattr(products, "LARGEST_FOLDED", 0)
+    shared = ActionDecoder(model)
+    assert folded.single is not None
+    assert shared.single is None
+    assert shared.vision == shared._modules
+    results = [decoder.decode(PIXELS[:rows], PROMPTS[:rows]) for decoder in (folded, shared)]
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-5)
+
+
+def test_only_plain_small_float32_layers_are_folded(model: OpenVla) -> None:
+    assert products.foldable([model])
+    assert not products.foldable([torch.nn.Linear(2, 2).bfloat16()])
+    assert not products.foldable([torch.nn.Linear(1024, 512, device="meta")])
+    adapted = peft.get_peft_model(tiny_model(TOKENIZER), peft.LoraConfig(target_modules=["fc1"]))
+    assert not products.foldable([adapted])
 
 
 def test_bad_input_is_refused(policy: VlaPolicy) -> None:

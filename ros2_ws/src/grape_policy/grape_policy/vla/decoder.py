@@ -17,40 +17,9 @@ from torch import Tensor, nn
 from grape_policy.loop_timer import Mark, unmarked
 from grape_policy.vla.config import ACTION_DIMENSIONS
 from grape_policy.vla.model import OpenVla
+from grape_policy.vla.products import FoldedProduct, SharedProduct, foldable, normed_product
 from grape_policy.vla.single_row import SingleRowDecoder
-
-
-class _Product:
-    """Several linear layers as one product where their weights are plain; quantised ones run in turn."""
-
-    def __init__(self, *linears: nn.Linear) -> None:
-        if any(isinstance(linear, nn.Module) and hasattr(linear, "lora_A") for linear in linears):
-            raise TypeError(
-                "the decoder needs plain linear layers: merge the LoRA adapter into the model first"
-            )
-        self.linears = linears
-        self.weight = _fuse(linears) if all(type(linear) is nn.Linear for linear in linears) else None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map ``x`` (..., inputs) to (..., sum of outputs)."""
-        if self.weight is not None:
-            return F.linear(x, self.weight)
-        return torch.cat([linear(x) for linear in self.linears], dim=-1)
-
-    def added_to(self, state: Tensor, x: Tensor) -> Tensor:
-        """Return ``state`` (N, outputs) plus the product with ``x`` (N, inputs)."""
-        return state + self(x) if self.weight is None else torch.addmm(state, x, self.weight.t())
-
-
-def _fuse(linears: Sequence[nn.Linear]) -> Tensor:
-    """Return the stacked weights (sum of outputs, inputs); the layers then share that storage."""
-    if len(linears) == 1:
-        return linears[0].weight.data
-    fused = torch.cat([linear.weight.data for linear in linears])
-    rows = fused.split([linear.out_features for linear in linears])
-    for linear, part in zip(linears, rows, strict=True):
-        linear.weight.data = part
-    return fused
+from grape_policy.vla.vision import VisionForward
 
 
 @dataclass(frozen=True)
@@ -66,41 +35,44 @@ class _Place:
 class _Layer:
     """One decoder layer's weights and its cache."""
 
-    def __init__(self, layer: Any, heads: tuple[int, int], head_dim: int, eps: float) -> None:
+    def __init__(self, layer: Any, heads: tuple[int, int], head_dim: int, folded: bool) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.heads, self.head_dim = heads, head_dim
-        self.norm1 = RmsNorm(layer.input_layernorm.weight.data, eps)
-        self.norm2 = RmsNorm(layer.post_attention_layernorm.weight.data, eps)
-        self.qkv = _Product(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.gate_up = _Product(mlp.gate_proj, mlp.up_proj)
-        self.output, self.down = _Product(attention.o_proj), _Product(mlp.down_proj)
+        self.norm1, self.qkv = normed_product(
+            layer.input_layernorm, folded, attention.q_proj, attention.k_proj, attention.v_proj
+        )
+        self.norm2, self.gate_up = normed_product(
+            layer.post_attention_layernorm, folded, mlp.gate_proj, mlp.up_proj
+        )
+        product = FoldedProduct if folded else SharedProduct
+        self.output, self.down = product(attention.o_proj), product(mlp.down_proj)
         self.cache = torch.empty(0)  # (B, keys and values, length, head_dim)
 
-    def allocate(self, batch: int, length: int) -> None:
+    def allocate(self, batch: int, length: int, like: Tensor) -> None:
         """Make room for ``length`` tokens; what an earlier call left there is never attended to."""
         shape = (batch, 2 * self.heads[1], length, self.head_dim)
         if self.cache.shape != shape:
-            self.cache = self.norm1.weight.new_zeros(shape)
+            self.cache = like.new_zeros(shape)
 
     def __call__(self, x: Tensor, place: _Place, last: Tensor | None = None) -> Tensor:
         """Map states (B, L, D); with ``last`` (B,) only the states at these places come out, (B, 1, D)."""
         batch, length, _ = x.shape
         heads, kv_heads = self.heads
-        packed = self.qkv(self.norm1(x)).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        flat = x.reshape(-1, x.shape[2])
+        packed = self.qkv(self.norm1(flat)).view(batch, length, -1, self.head_dim).transpose(1, 2)
         rotated = _rotate(packed, place.cos, place.sin)
         query, causal, mask = rotated[:, :heads], length > 1, place.mask
         keys, values = self._store(rotated[:, heads:], place.columns).split(kv_heads, dim=1)
         if last is not None:
             rows = torch.arange(batch, device=x.device)
-            x, query, causal = x[rows, last][:, None], query[rows, :, last][:, :, None], False
+            flat, query, causal = x[rows, last], query[rows, :, last][:, :, None], False
             mask = (torch.arange(length, device=x.device) <= last[:, None])[:, None, None]
         attended = F.scaled_dot_product_attention(
             query, keys, values, attn_mask=mask, is_causal=causal, enable_gqa=heads != kv_heads
         )
-        flat = x.reshape(-1, x.shape[2])
         flat = self.output.added_to(flat, attended.transpose(1, 2).reshape(len(flat), -1))
         gate, up = self.gate_up(self.norm2(flat)).chunk(2, dim=-1)
-        return self.down.added_to(flat, F.silu(gate) * up).view(x.shape)
+        return self.down.added_to(flat, F.silu(gate) * up).view(batch, -1, x.shape[2])
 
     def _store(self, new: Tensor, columns: slice | Tensor) -> Tensor:
         """Put keys and values into the cache and return the part of it that is filled."""
@@ -109,17 +81,6 @@ class _Layer:
             return self.cache[:, :, : columns.stop]
         self.cache[torch.arange(len(new), device=new.device), :, columns] = new[:, :, 0]
         return self.cache
-
-
-class RmsNorm:
-    """Root-mean-square norm over the last axis, by the fused kernel of the device."""
-
-    def __init__(self, weight: Tensor, eps: float) -> None:
-        self.weight, self.eps = weight, eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (..., D)."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -135,25 +96,36 @@ class ActionDecoder:
     """
 
     def __init__(self, model: OpenVla) -> None:
-        text = model.config.text
+        text, llama = model.config.text, cast(Any, model.language_model)
+        _refuse_adapters(llama)
         self.model = model
-        self.norm = RmsNorm(model.language_model.model.norm.weight.data, text.rms_norm_eps)
+        self.vision = VisionForward.of(model) or self._modules
+        folded = foldable([llama])
         kv_heads = text.num_key_value_heads or text.num_attention_heads
         head_dim = text.hidden_size // text.num_attention_heads
         self.layers = [
-            _Layer(layer, (text.num_attention_heads, kv_heads), head_dim, text.rms_norm_eps)
-            for layer in model.language_model.model.layers
+            _Layer(layer, (text.num_attention_heads, kv_heads), head_dim, folded)
+            for layer in llama.model.layers
         ]
+        self.norm, self.head = normed_product(llama.model.norm, folded, llama.lm_head)
         self.rotated = text.num_attention_heads + kv_heads  # heads of queries and keys; values follow
         self.unrotated = kv_heads
+        self.table = cast(nn.Embedding, llama.get_input_embeddings())
         self.cos, self.sin = _rotation_table(
-            head_dim, text.max_position_embeddings, text.rope_theta, self.norm.weight
+            head_dim, text.max_position_embeddings, text.rope_theta, self.table.weight.data
         )
-        self.table = cast(nn.Embedding, model.language_model.get_input_embeddings())
-        self.head = model.language_model.lm_head.weight.data
-        self.single = SingleRowDecoder.of(
-            self.layers, self.norm, self.table.weight.data, self.head, (self.cos, self.sin)
-        )
+        single = folded and kv_heads == text.num_attention_heads
+        self.single = SingleRowDecoder(self) if single else None
+
+    def compile_vision(self) -> None:
+        """Run towers and projector through ``torch.compile`` from now on."""
+        self.model.vision_backbone.compile()
+        self.model.projector.compile()
+        self.vision = self._modules
+
+    def _modules(self, pixel_values: Tensor) -> Tensor:
+        """Map pixels (B, 6, h, w) to decoder embeddings (B, N, D) by the model's own modules."""
+        return self.model.project(self.model.patch_features(pixel_values))
 
     @torch.inference_mode()
     def decode(
@@ -175,7 +147,7 @@ class ActionDecoder:
             FloatingPointError: the model gave logits that are not finite.
         """
         lengths = [len(prompt) + self.model.config.patches for prompt in prompt_ids]
-        patches = self.model.project(self.model.patch_features(pixel_values))
+        patches = self.vision(pixel_values)
         mark("vision")
         logits = [self._logits(self._prefill(patches, prompt_ids, max(lengths), steps))]
         tokens = [self._choose(logits[0], temperature, generator)]
@@ -203,7 +175,7 @@ class ActionDecoder:
         place = self._place(slice(0, length))
         last = torch.tensor([length - 1 - width + len(prompt) for prompt in prompt_ids], device=device)
         for layer in self.layers:
-            layer.allocate(len(x), length + steps)
+            layer.allocate(len(x), length + steps, x)
             x = layer(x, place, last if layer is self.layers[-1] else None)
         return x
 
@@ -236,7 +208,7 @@ class ActionDecoder:
 
     def _logits(self, states: Tensor) -> Tensor:
         """Return full-vocabulary logits (B, V) float32 of states (B, 1, D)."""
-        return F.linear(self.norm(states[:, 0]), self.head).float()
+        return self.head(self.norm(states[:, 0])).float()
 
     def _choose(self, logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
         """Return one action token per row (B,) for ``logits`` (B, V)."""
@@ -247,6 +219,11 @@ class ActionDecoder:
         _check_finite(logits)
         weights = torch.softmax(actions / temperature, dim=-1)
         return torch.multinomial(weights, 1, generator=generator).squeeze(1) + ids.start
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    if any(hasattr(module, "lora_A") for module in model.modules()):
+        raise TypeError("the decoder needs plain linear layers: merge the LoRA adapter into the model first")
 
 
 def _check_finite(values: Tensor) -> None:

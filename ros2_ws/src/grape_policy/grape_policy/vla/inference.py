@@ -68,8 +68,7 @@ class VlaPolicy:
         except StatisticsError as error:
             raise CheckpointError(Path(folder), [str(error)]) from error
         if runtime.compile:
-            checkpoint.model.vision_backbone.compile()
-            checkpoint.model.projector.compile()
+            policy._decoder.compile_vision()
         return policy
 
     @property

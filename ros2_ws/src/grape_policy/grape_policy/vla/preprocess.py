@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,11 +101,15 @@ class Preprocessor:
         """Map resized images (B, s, s, 3) uint8 to pixel values (B, 6, s, s) float32."""
         # Made contiguous while it is bytes: arithmetic on the strided view takes four times as long.
         unit = torch.as_tensor(images).permute(0, 3, 1, 2).contiguous().float() / 255.0
-        means, stds = (
-            torch.tensor(v, device=unit.device).reshape(2, 1, 3, 1, 1) for v in (self.means, self.stds)
-        )
-        return ((unit - means) / stds).transpose(0, 1).flatten(1, 2)
+        means, stds = (_per_channel(values).to(unit.device) for values in (self.means, self.stds))
+        return (unit - means).div_(stds).transpose(0, 1).flatten(1, 2)
 
     def __call__(self, images: NDArray[np.uint8]) -> torch.Tensor:
         """Map camera images (B, H, W, 3) uint8 RGB to pixel values (B, 6, s, s) float32."""
         return self.normalise(self.resize(images))
+
+
+@lru_cache
+def _per_channel(values: tuple[tuple[float, ...], ...]) -> torch.Tensor:
+    """Return one tower's numbers after the other, shaped for images (tower, B, channel, row, column)."""
+    return torch.tensor(values).reshape(2, 1, 3, 1, 1)
