@@ -26,8 +26,8 @@ from grape_policy.vla.vision import VisionForward
 class _Place:
     """Where the new tokens stand: rotation tables, columns of the cache, and what they may attend to."""
 
-    cos: Tensor  # (1 or B, heads, L, head_dim); 1 for values, which are not rotated
-    sin: Tensor  # the same, negative in the first half; 0 for values
+    cos: Tensor  # (1 or B, 1, L, head_dim)
+    sin: Tensor  # the same, negative in the first half
     columns: slice | Tensor  # of all rows, or one per row
     mask: Tensor | None = None
 
@@ -46,11 +46,11 @@ class _Layer:
         )
         product = FoldedProduct if folded else SharedProduct
         self.output, self.down = product(attention.o_proj), product(mlp.down_proj)
-        self.cache = torch.empty(0)  # (B, keys and values, length, head_dim)
+        self.cache = torch.empty(0)  # (keys and values, B, heads, length, head_dim)
 
     def allocate(self, batch: int, length: int, like: Tensor) -> None:
         """Make room for ``length`` tokens; what an earlier call left there is never attended to."""
-        shape = (batch, 2 * self.heads[1], length, self.head_dim)
+        shape = (2, batch, self.heads[1], length, self.head_dim)
         if self.cache.shape != shape:
             self.cache = like.new_zeros(shape)
 
@@ -60,9 +60,9 @@ class _Layer:
         heads, kv_heads = self.heads
         flat = x.reshape(-1, x.shape[2])
         packed = self.qkv(self.norm1(flat)).view(batch, length, -1, self.head_dim).transpose(1, 2)
-        rotated = _rotate(packed, place.cos, place.sin)
-        query, causal, mask = rotated[:, :heads], length > 1, place.mask
-        keys, values = self._store(rotated[:, heads:], place.columns).split(kv_heads, dim=1)
+        query, keys = _rotate(packed[:, :-kv_heads], place.cos, place.sin).split([heads, kv_heads], dim=1)
+        keys, values = self._store(keys, packed[:, -kv_heads:], place.columns)
+        causal, mask = length > 1, place.mask
         if last is not None:
             rows = torch.arange(batch, device=x.device)
             flat, query, causal = x[rows, last], query[rows, :, last][:, :, None], False
@@ -74,13 +74,15 @@ class _Layer:
         gate, up = self.gate_up(self.norm2(flat)).chunk(2, dim=-1)
         return self.down.added_to(flat, F.silu(gate) * up).view(batch, -1, x.shape[2])
 
-    def _store(self, new: Tensor, columns: slice | Tensor) -> Tensor:
-        """Put keys and values into the cache and return the part of it that is filled."""
-        if isinstance(columns, slice):
-            self.cache[:, :, columns] = new
-            return self.cache[:, :, : columns.stop]
-        self.cache[torch.arange(len(new), device=new.device), :, columns] = new[:, :, 0]
-        return self.cache
+    def _store(self, keys: Tensor, values: Tensor, columns: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values into the cache and return the parts of it that are filled."""
+        for cache, new in zip(self.cache, (keys, values), strict=True):
+            if isinstance(columns, slice):
+                cache[:, :, columns] = new
+            else:
+                cache[torch.arange(len(new), device=new.device), :, columns] = new[:, :, 0]
+        stop = columns.stop if isinstance(columns, slice) else None
+        return self.cache[0, :, :, :stop], self.cache[1, :, :, :stop]
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -108,8 +110,6 @@ class ActionDecoder:
             for layer in llama.model.layers
         ]
         self.norm, self.head = normed_product(llama.model.norm, folded, llama.lm_head)
-        self.rotated = text.num_attention_heads + kv_heads  # heads of queries and keys; values follow
-        self.unrotated = kv_heads
         self.table = cast(nn.Embedding, llama.get_input_embeddings())
         self.cos, self.sin = _rotation_table(
             head_dim, text.max_position_embeddings, text.rope_theta, self.table.weight.data
@@ -199,11 +199,8 @@ class ActionDecoder:
             cos, sin = cos[None, None], sin[None, None]
         else:
             cos, sin = cos[:, None, None], sin[:, None, None]
-            places = torch.arange(self.layers[0].cache.shape[2], device=cos.device)
+            places = torch.arange(self.layers[0].cache.shape[3], device=cos.device)
             mask = (places <= columns[:, None])[:, None, None]
-        shape = (cos.shape[0], self.unrotated, *cos.shape[2:])
-        cos = torch.cat([cos.expand(-1, self.rotated, -1, -1), cos.new_ones(shape)], dim=1)
-        sin = torch.cat([sin.expand(-1, self.rotated, -1, -1), sin.new_zeros(shape)], dim=1)
         return _Place(cos, sin, columns, mask)
 
     def _logits(self, states: Tensor) -> Tensor:

@@ -39,42 +39,58 @@ class _Norm:
 
 
 class _Layer:
-    """A layer of ``decoder.py`` for one row of states; it reads and extends that layer's cache."""
+    """A layer of ``decoder.py`` for one row of states; it reads and extends that layer's cache.
+
+    All arrays and their views are made once: making a view costs as much as using it.
+    """
 
     def __init__(self, layer: Any) -> None:
-        self.layer = layer
-        self.heads, self.head_dim = layer.heads[0], layer.head_dim
+        self.layer, heads, size = layer, layer.heads[0], layer.head_dim
+        self.scale = np.float32(size**-0.5)
         self.norm1, self.norm2 = _Norm(layer.norm1), _Norm(layer.norm2)
         parts = (layer.qkv, layer.output, layer.gate_up, layer.down)
         self.qkv, self.output, self.gate_up, self.down = map(_Product, parts)
-        self.scale = np.float32(self.head_dim**-0.5)
+        packed = self.qkv.output.reshape(3, heads, size)
+        self.values = packed[2]
+        self.turning = packed[:2].reshape(2 * heads, 2, size // 2)
+        self.swapped, self.turned = self.turning[:, ::-1], np.empty_like(self.turning)
+        self.query, self.key = self.turned.reshape(2, heads, size)
+        self.attended = self.output.input.reshape(heads, 1, size)
+        self.gate, self.up = self.gate_up.output.reshape(2, -1)
+        self.shrink = np.empty_like(self.gate)
 
     def __call__(self, x: Row, cos: Row, sin: Row, position: int) -> None:
         """Update the state ``x`` (D,) in place; ``cos`` and ``sin`` (2, head_dim / 2) are of ``position``."""
         self.norm1(x, self.qkv.input)
-        np.copyto(self.output.input, self._attend(self.qkv(), cos, sin, position))
+        self.qkv()
+        self._attend(cos, sin, position)
         x += self.output()
         self.norm2(x, self.gate_up.input)
-        gate, up = self.gate_up().reshape(2, -1)
-        np.divide(gate * up, 1.0 + np.exp(-gate), out=self.down.input)
+        self.gate_up()
+        self._activate()
         x += self.down()
 
-    def _attend(self, packed: Row, cos: Row, sin: Row, position: int) -> Row:
-        heads, size = self.heads, self.head_dim
-        packed = packed.reshape(3 * heads, size)
-        rotating = packed[: 2 * heads].reshape(2 * heads, 2, size // 2)
-        rotated = rotating * cos
-        rotated += rotating[:, ::-1] * sin
-        rotated = rotated.reshape(2 * heads, size)
-        cache = self.layer.cache.numpy()[0]
-        cache[:heads, position], cache[heads:, position] = rotated[heads:], packed[2 * heads :]
-        keys, values = cache[:heads, : position + 1], cache[heads:, : position + 1]
-        scores = np.matmul(keys, (rotated[:heads] * self.scale)[:, :, None])
-        scores -= scores.max(axis=1, keepdims=True)
+    def _attend(self, cos: Row, sin: Row, position: int) -> None:
+        """Turn query and key, store key and value, and write what the query finds to the output's input."""
+        np.multiply(self.turning, cos, out=self.turned)
+        np.multiply(self.swapped, sin, out=self.turning)
+        self.turned += self.turning
+        self.query *= self.scale
+        keys, values = self.layer.cache.numpy()[:, 0, :, : position + 1]
+        keys[:, position], values[:, position] = self.key, self.values
+        scores = np.matmul(keys, self.query[:, :, None])[:, None, :, 0]
+        scores -= scores.max(axis=2, keepdims=True)
         np.exp(scores, out=scores)
-        scores /= scores.sum(axis=1, keepdims=True)
-        attended: Row = np.matmul(scores.transpose(0, 2, 1), values).reshape(-1)
-        return attended
+        scores /= scores.sum(axis=2, keepdims=True)
+        np.matmul(scores, values, out=self.attended)
+
+    def _activate(self) -> None:
+        """Write ``up * gate / (1 + exp(-gate))`` to the last product's input."""
+        np.negative(self.gate, out=self.shrink)
+        np.exp(self.shrink, out=self.shrink)
+        self.shrink += 1.0
+        self.gate *= self.up
+        np.divide(self.gate, self.shrink, out=self.down.input)
 
 
 class SingleRowDecoder:
