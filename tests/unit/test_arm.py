@@ -93,7 +93,7 @@ def test_forward_equals_the_full_model(kinematics: ArmKinematics) -> None:
     for joints in np.random.default_rng(0).uniform(ROBOT.lower, ROBOT.upper, (20, 6)):
         data.qpos[[model.joint(name).qposadr[0] for name in ROBOT.joints]] = joints
         mujoco.mj_kinematics(model, data)
-        position, quaternion = arm_model.end_effector_pose(model, data)
+        position, quaternion = arm_model.site_pose(data.site(arm_model.END_EFFECTOR_SITE))
         pose = kinematics.forward(joints)
         np.testing.assert_allclose(pose.position, position, atol=1e-12)
         np.testing.assert_allclose(pose.quaternion, quaternion, atol=1e-9)

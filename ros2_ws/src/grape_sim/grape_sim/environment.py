@@ -15,7 +15,7 @@ import numpy as np
 from grape_episodes import contract
 from grape_policy.arm.controller import CartesianController, JointTarget
 from grape_policy.arm.description import load_description
-from grape_policy.arm.model import end_effector_pose
+from grape_policy.arm.model import site_pose
 
 from grape_sim.expert import Situation
 from grape_sim.initial_state import InitialState
@@ -111,11 +111,11 @@ class SimEnvironment:
         self._stage = self._stage_of(cell)
         self._stage.put(start)
         self._controller.reset(self._robot.home, self._robot.gripper.open)
-        self._judge = Judge(self._stage.reader, self._task, cell.collision)
+        self._judge = Judge(self._data, self._stage.reader, self._task, cell.collision)
         self._ticks = -SETTLE_TICKS
-        for _ in range(SETTLE_TICKS):
-            self._tick()
-        self._judge.begin(self._data)
+        for target in self._plan(SETTLE_TICKS):
+            self._drive(target)
+        self._judge.begin()
 
     def begin_judging(self, task: str | None = None) -> None:
         """Judge ``task`` (default: the one in the state's name) from now on; everything stays where it is.
@@ -124,8 +124,8 @@ class SimEnvironment:
             ValueError: the objects of ``task`` are not on the table.
         """
         self._task = self._choose_task(self._require_reset(), task)
-        self._judge = Judge(self._stage.reader, self._task, self.cell.collision)
-        self._judge.begin(self._data)
+        self._judge = Judge(self._data, self._stage.reader, self._task, self.cell.collision)
+        self._judge.begin()
 
     def _choose_task(self, start: InitialState, task: str | None) -> Task:
         chosen = start.task if task is None else self.suite.find_task(task)
@@ -150,8 +150,8 @@ class SimEnvironment:
         """Do what ``step`` does, but render nothing."""
         self._require_reset()
         self._controller.command(action, self._ticks * TICK_SECONDS)
-        for _ in range(self._ticks_per_step):
-            self._tick()
+        for target in self._plan(self._ticks_per_step):
+            self._drive(target)
             self._judge_tick()
 
     def advance(self, target: JointTarget) -> None:
@@ -186,7 +186,7 @@ class SimEnvironment:
     def judge(self) -> Verdict:
         """Return the verdict on the episode since the reset."""
         self._require_reset()
-        return self._judge.verdict(self._data)
+        return self._judge.verdict()
 
     @property
     def success_now(self) -> bool:
@@ -229,7 +229,7 @@ class SimEnvironment:
     def situation(self, task: Task) -> Situation:
         """Return what the expert looks at for ``task``; privileged like the object poses."""
         self._refresh()
-        position, quaternion = end_effector_pose(self.model, self._data)
+        position, quaternion = site_pose(self._stage.end_effector)
         source, target = object_pose(self._data, task.source)[0], object_pose(self._data, task.target)[0]
         names = self._require_reset().obstacles
         return Situation(
@@ -261,7 +261,7 @@ class SimEnvironment:
         mujoco.mj_forward(self.model, self._data)  # contacts for the judge, poses for the camera
         mujoco.mj_setState(self.model, self._data, state.physics, kind)
         self._controller = copy.copy(state.controller)
-        self._judge = Judge(self._stage.reader, state.task, self.cell.collision)
+        self._judge = Judge(self._data, self._stage.reader, state.task, self.cell.collision)
         self._judge.record = state.record
 
     def close(self) -> None:
@@ -285,19 +285,21 @@ class SimEnvironment:
             self._stages[key] = Stage(cell, self._robot)
         return self._stages[key]
 
-    def _tick(self) -> None:
-        self._drive(self._controller.tick(self._ticks * TICK_SECONDS))
+    def _plan(self, ticks: int) -> list[JointTarget]:
+        """Return the controller's targets of the next ``ticks`` at once: it looks at no measurement."""
+        return [self._controller.tick((self._ticks + i) * TICK_SECONDS) for i in range(ticks)]
 
     def _drive(self, target: JointTarget) -> None:
-        self._data.ctrl[:6] = target.joints
-        self._data.ctrl[6] = target.gripper_m
-        mujoco.mj_step(self.model, self._data, self._substeps)
+        stage = self._stage
+        stage.control[:6] = target.joints
+        stage.control[6] = target.gripper_m
+        mujoco.mj_step(stage.model, stage.data, self._substeps)
         self._ticks += 1
 
     def _judge_tick(self) -> None:
-        self._judge.observe(self._data, TICK_SECONDS)
+        self._judge.observe(TICK_SECONDS)
         if self._ticks % self._ticks_per_step == 0:
-            self._judge.end_step(self._data)
+            self._judge.end_step()
 
     def _refresh(self) -> None:
         """Bring body, site and camera poses up to the joints after the last physics step."""
@@ -306,12 +308,12 @@ class SimEnvironment:
         mujoco.mj_camlight(self.model, self._data)
 
     def _measurement(self) -> Measurement:
-        joints = np.append(self._data.qpos[self._stage.joints], self._opening())
-        return Measurement(joints, *end_effector_pose(self.model, self._data))
+        joints = [*self._stage.positions[self._stage.joints].tolist(), self._opening()]
+        return Measurement(np.array(joints), *site_pose(self._stage.end_effector))
 
     def _opening(self) -> float:
-        left, right = self._data.qpos[self._stage.fingers]
-        return float((left - right) / 2.0)
+        left, right = self._stage.positions[self._stage.fingers].tolist()
+        return (left - right) / 2.0
 
     def _require_reset(self) -> InitialState:
         if self._start is None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
+from grape_policy.arm.model import END_EFFECTOR_SITE
 
 from grape_sim.contacts import ARM, FINGERS, INDEX, ROBOT, ContactReader, Forces
 from grape_sim.expert import support_height
@@ -62,37 +63,46 @@ class Record:
 
 
 class Judge:
-    """Follows one episode of one task in one model, read by ``reader``."""
+    """Follows one episode of one task in ``data``, whose contacts ``reader`` reads."""
 
-    def __init__(self, reader: ContactReader, task: Task, collision: Collision) -> None:
-        self._reader, self._task, self._collision = reader, task, collision
+    def __init__(self, data: mujoco.MjData, reader: ContactReader, task: Task, collision: Collision) -> None:
+        self._data, self._reader, self._task, self._collision = data, reader, task, collision
         self._source, self._target = reader.index[task.source], reader.index[task.target]
         concerned = {*INDEX, task.source, task.target}
         self._strangers = {row for name, row in reader.index.items() if name not in concerned}
         self._table_and_target = {INDEX[TABLE], self._target} - {self._source}
         self._watched = reader.watch([*ROBOT, self._source])
+        # Views of MuJoCo's memory: asking for them every 20 ms of simulated time costs more than the judging.
+        source, target = data.body(task.source), data.body(task.target)
+        self._source_at, self._source_turn = source.xpos, source.xmat
+        self._target_at, self._target_axes = target.xpos, target.xmat.reshape(3, 3).T
+        self._source_velocity = data.joint(task.source).qvel[:3]
+        self._end_effector = data.site(END_EFFECTOR_SITE).xpos
+        self._unmet = {"placed": self._unplaced, "pushed": self._unpushed, "knocked_over": self._upright}[
+            task.success.kind
+        ]
         self.record = Record()
         self._collided = False
 
-    def begin(self, data: mujoco.MjData) -> None:
+    def begin(self) -> None:
         """Start counting here: the scene has settled."""
-        x, y, z = (float(value) for value in data.body(self._task.source).xpos)
+        x, y, z = self._source_at.tolist()
         self.record = Record(start=(x, y, z))
 
-    def observe(self, data: mujoco.MjData, seconds: float) -> None:
+    def observe(self, seconds: float) -> None:
         """Take in one controller tick of ``seconds``."""
-        forces = self._reader.forces(data, self._watched)
-        placed = self._problem(data, forces) is None
+        forces = self._reader.forces(self._data, self._watched)
+        placed = self._problem(forces) is None
         lifted = self._lifted(forces)
         placed_seconds = self.record.placed_seconds + seconds if placed else 0.0
         grasped = self.record.grasped or lifted
         if (placed_seconds, grasped) != (self.record.placed_seconds, self.record.grasped):
             self.record = replace(self.record, placed_seconds=placed_seconds, grasped=grasped)
-        self._collided = self._collided or self._collides(data, forces, lifted)
+        self._collided = self._collided or self._collides(forces, lifted)
 
-    def end_step(self, data: mujoco.MjData) -> None:
+    def end_step(self) -> None:
         """Count the step as a collision if anything collided during it; note the stage."""
-        stage = max(self.record.stage, self._stage(data))
+        stage = max(self.record.stage, self._stage())
         if self._collided or stage != self.record.stage:
             collisions = self.record.collisions + self._collided
             self.record = replace(self.record, collisions=collisions, stage=stage)
@@ -103,9 +113,9 @@ class Judge:
         """Whether the task has been done, the source let go and at rest, for long enough."""
         return self.record.placed_seconds >= STABLE_SECONDS - 1e-9
 
-    def verdict(self, data: mujoco.MjData) -> Verdict:
+    def verdict(self) -> Verdict:
         """Return the verdict at this moment."""
-        problem = self._problem(data, self._reader.forces(data, self._watched))
+        problem = self._problem(self._reader.forces(self._data, self._watched))
         if self.success:
             problem = self._done()
         elif problem is None:
@@ -128,57 +138,55 @@ class Judge:
             return f"{source} has not rested on {target} for {STABLE_SECONDS} s yet"
         return f"{self._done()}, but not for {STABLE_SECONDS} s yet"
 
-    def _problem(self, data: mujoco.MjData, forces: Forces) -> str | None:
+    def _problem(self, forces: Forces) -> str | None:
         """Return why the task does not count as done at this moment, or None if it does."""
         source = self._task.source
         pressed = forces.get(self._source, {}).keys()
         if not pressed.isdisjoint(ROBOT):
             return f"{source} still touches the gripper"
-        unmet = {"placed": self._unplaced, "pushed": self._unpushed, "knocked_over": self._upright}
-        problem = unmet[self._task.success.kind](data, pressed)
+        problem = self._unmet(pressed)
         if problem is not None:
             return problem
-        speed = float(np.linalg.norm(data.joint(source).qvel[:3]))
+        speed = math.sqrt(self._source_velocity.dot(self._source_velocity))
         return f"{source} still moves at {speed:.3f} m/s" if speed > REST_SPEED else None
 
-    def _unplaced(self, data: mujoco.MjData, pressed: Set[int]) -> str | None:
+    def _unplaced(self, pressed: Set[int]) -> str | None:
         source, target = self._task.source, self._task.target
         if self._target not in pressed:
             return f"{source} does not touch {target}"
         if len(pressed) > 1:
             return f"{source} rests on something other than {target} too"
-        if not self._inside(data):
+        if not self._inside():
             return f"{source} is not within the area and height of {target}"
         return None
 
-    def _unpushed(self, data: mujoco.MjData, pressed: Set[int]) -> str | None:
+    def _unpushed(self, pressed: Set[int]) -> str | None:
         source, target = self._task.source, self._task.target
         if self.record.grasped:
             return f"{source} was lifted instead of pushed"
         if INDEX[TABLE] not in pressed:
             return f"{source} does not stand on the table"
-        offset = data.body(source).xpos - data.body(target).xpos
+        offset = self._source_at - self._target_at
         distance = float(np.hypot(offset[0], offset[1]))
         if distance > self._task.success.distance:
             return f"{source} is {distance:.3f} m from {target}, not within {self._task.success.distance:g} m"
         return None
 
-    def _upright(self, data: mujoco.MjData, pressed: Set[int]) -> str | None:
-        tilt = self._tilt(data)
+    def _upright(self, pressed: Set[int]) -> str | None:
+        tilt = self._tilt()
         if tilt < self._task.success.tilt:
             return f"{self._task.source} is tilted by {math.degrees(tilt):.0f} degrees only"
         return None if pressed else f"{self._task.source} does not lie on anything"
 
-    def _tilt(self, data: mujoco.MjData) -> float:
+    def _tilt(self) -> float:
         """Return the angle (rad) between the source's z axis and the vertical."""
-        return math.acos(float(np.clip(data.body(self._task.source).xmat[8], -1.0, 1.0)))
+        return math.acos(float(np.clip(self._source_turn[8], -1.0, 1.0)))
 
-    def _inside(self, data: mujoco.MjData) -> bool:
+    def _inside(self) -> bool:
         """Whether the source's centre lies in the target's area (in its own frame) at resting height."""
         surface = self._task.target_shape.surface
         assert surface is not None  # the suite's parser refuses such tasks
-        source, target = data.body(self._task.source), data.body(self._task.target)
-        x, y, z = target.xmat.reshape(3, 3).T @ (source.xpos - target.xpos)
+        x, y, z = (self._target_axes @ (self._source_at - self._target_at)).tolist()
         half_x, half_y = surface.half
         if surface.rim is not None:
             return bool(abs(x) < half_x and abs(y) < half_y and z < surface.rim)
@@ -187,27 +195,27 @@ class Judge:
         height = support_height(self._task) + self._task.source_shape.rest_height
         return bool(abs(x) < half_x and abs(y) < half_y and abs(z - height) < HEIGHT_TOLERANCE)
 
-    def _stage(self, data: mujoco.MjData) -> int:
+    def _stage(self) -> int:
         """Return the number of the stage reached at this moment (the last one is left to ``success``)."""
-        source = data.body(self._task.source).xpos
+        source = self._source_at
         if self._task.success.kind == "placed":
             if self.record.grasped:
-                offset = source - data.body(self._task.target).xpos
+                offset = source - self._target_at
                 return 3 if np.hypot(offset[0], offset[1]) < self._task.target_shape.radius else 2
         elif self._task.success.kind == "pushed":
             if np.hypot(*(source - self.record.start)[:2]) > MOVED:
                 return 2
-        elif self._tilt(data) > TILTED:
+        elif self._tilt() > TILTED:
             return 2
-        reached = np.linalg.norm(data.site("end_effector").xpos - source) - self._task.source_shape.top / 2
+        reached = np.linalg.norm(self._end_effector - source) - self._task.source_shape.top / 2
         return int(reached < REACHED)
 
     def _lifted(self, forces: Forces) -> bool:
         return forces.get(self._source, {}).keys() == set(FINGERS)
 
-    def _collides(self, data: mujoco.MjData, forces: Forces, lifted: bool) -> bool:
+    def _collides(self, forces: Forces, lifted: bool) -> bool:
         if self._collision.kind == "anything_but_target":
-            return self._touches_anything(data, forces)
+            return self._touches_anything(forces)
         movers = [*ROBOT, self._source] if lifted else ROBOT
         return (
             _highest(forces, movers, self._strangers) > 0.0
@@ -215,14 +223,14 @@ class Judge:
             or _highest(forces, FINGERS, self._table_and_target) > self._collision.hard_force
         )
 
-    def _touches_anything(self, data: mujoco.MjData, forces: Forces) -> bool:
+    def _touches_anything(self, forces: Forces) -> bool:
         """Whether the robot, or the source it carries, touches anything but source and target."""
         outside = {INDEX[TABLE], *self._strangers}
         if _highest(forces, ROBOT, outside) > 0.0:
             return True
         if not forces.get(self._source, {}).keys() >= set(FINGERS):
             return False
-        height = float(data.body(self._task.source).xpos[2] - self.record.start[2])
+        height = float(self._source_at[2] - self.record.start[2])
         return height > CARRIED_HEIGHT and _highest(forces, [self._source], outside) > 0.0
 
 

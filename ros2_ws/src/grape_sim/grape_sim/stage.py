@@ -9,6 +9,7 @@ import mujoco
 import numpy as np
 from grape_episodes import contract
 from grape_policy.arm.description import RobotDescription
+from grape_policy.arm.model import END_EFFECTOR_SITE
 from scipy.spatial.transform import Rotation
 
 from grape_sim.contacts import ContactReader
@@ -37,6 +38,9 @@ class Stage:
         shared = cell_model(cell)
         self.model = shared if cell.visual is None else copy.copy(shared)
         self.data = mujoco.MjData(self.model)
+        # Views of MuJoCo's memory, which are asked for every few milliseconds of simulated time.
+        self.positions, self.control = self.data.qpos, self.data.ctrl
+        self.end_effector = self.data.site(END_EFFECTOR_SITE)
         self.reader = ContactReader(self.model, tuple(shape.name for shape in cell.shapes))
         self.joints = np.array([self.model.joint(name).qposadr[0] for name in robot.joints])
         self.fingers = np.array([self.model.joint(f"{side}_finger").qposadr[0] for side in ("left", "right")])

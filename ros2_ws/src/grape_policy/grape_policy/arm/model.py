@@ -10,6 +10,7 @@ import itertools
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -137,9 +138,8 @@ def _exclude_neighbours(spec: mujoco.MjSpec) -> None:
         spec.add_exclude(bodyname1=f"wx250s/{first}", bodyname2=f"wx250s/{second}")
 
 
-def end_effector_pose(model: mujoco.MjModel, data: mujoco.MjData) -> tuple[np.ndarray, np.ndarray]:
-    """Return position (3,) and quaternion xyzw (4,) of the end-effector site in the base frame."""
-    site = data.site(END_EFFECTOR_SITE)
+def site_pose(site: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return position (3,) and quaternion xyzw (4,), in the base frame, of what ``MjData.site`` gives."""
     wxyz = np.empty(4)
     mujoco.mju_mat2Quat(wxyz, site.xmat)
     return site.xpos.copy(), wxyz[[1, 2, 3, 0]]
