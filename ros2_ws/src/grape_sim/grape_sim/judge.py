@@ -81,6 +81,7 @@ class Judge:
         self._unmet = {"placed": self._unplaced, "pushed": self._unpushed, "knocked_over": self._upright}[
             task.success.kind
         ]
+        self._half_height = task.source_shape.top / 2
         self.record = Record()
         self._collided = False
 
@@ -207,13 +208,15 @@ class Judge:
                 return 2
         elif self._tilt() > TILTED:
             return 2
-        reached = np.linalg.norm(self._end_effector - source) - self._task.source_shape.top / 2
-        return int(reached < REACHED)
+        way = self._end_effector - source
+        return int(math.sqrt(way.dot(way)) - self._half_height < REACHED)
 
     def _lifted(self, forces: Forces) -> bool:
         return forces.get(self._source, {}).keys() == set(FINGERS)
 
     def _collides(self, forces: Forces, lifted: bool) -> bool:
+        if forces.keys().isdisjoint(ROBOT):  # a lifted source presses on the fingers
+            return False
         if self._collision.kind == "anything_but_target":
             return self._touches_anything(forces)
         movers = [*ROBOT, self._source] if lifted else ROBOT

@@ -26,17 +26,18 @@ def checked(action: ArrayLike, limits: StepLimits) -> FloatArray:
         raise ActionRefused(Reason.INVALID_ACTION, f"action is not numeric: {error}") from error
     if values.shape != (ACTION_SIZE,):
         raise ActionRefused(Reason.INVALID_ACTION, f"action has shape {values.shape}, needs ({ACTION_SIZE},)")
-    if not np.all(np.isfinite(values)):
-        raise ActionRefused(Reason.INVALID_ACTION, f"action is not finite: {values.tolist()}")
-    _refuse_beyond("translation", math.hypot(*values[:3]), limits.refuse_translation, "m")
-    _refuse_beyond("rotation", math.hypot(*values[3:6]), limits.refuse_rotation, "rad")
-    _refuse_beyond("gripper", abs(float(values[6]) - 0.5), 0.5 + GRIPPER_SLACK, "from the middle")
+    numbers = values.tolist()
+    if not all(map(math.isfinite, numbers)):
+        raise ActionRefused(Reason.INVALID_ACTION, f"action is not finite: {numbers}")
+    _refuse_beyond("translation", math.hypot(*numbers[:3]), limits.refuse_translation, "m")
+    _refuse_beyond("rotation", math.hypot(*numbers[3:6]), limits.refuse_rotation, "rad")
+    _refuse_beyond("gripper", abs(numbers[6] - 0.5), 0.5 + GRIPPER_SLACK, "from the middle")
     return values
 
 
 def shortened(vector: FloatArray, limit: float) -> FloatArray:
     """Return ``vector``, or one in its direction that is ``limit`` long."""
-    length = math.hypot(*vector)
+    length = math.hypot(*vector.tolist())
     return vector if length <= limit else vector * (limit / length)
 
 

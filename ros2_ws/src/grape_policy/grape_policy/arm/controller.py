@@ -282,11 +282,12 @@ class CartesianController:
         start, limits = self._pose_on_way(now), self._description.step
         way = segment_between(start, target, now, self._interpolation_seconds)
         steps = max(
-            math.hypot(*way.translation) / limits.translation,
-            math.hypot(*way.rotation) / limits.rotation,
+            math.hypot(*way.translation.tolist()) / limits.translation,
+            math.hypot(*way.rotation.tolist()) / limits.rotation,
             1.0,
         )
-        return replace(way, seconds=self._interpolation_seconds * _whole(steps))
+        whole = _whole(steps)
+        return way if whole == 1.0 else replace(way, seconds=self._interpolation_seconds * whole)
 
     def _follow(self, now: float) -> None:
         """Set the joint goal to the way's pose at ``now``; hold the last one where there is no solution."""

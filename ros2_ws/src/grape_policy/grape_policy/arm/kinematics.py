@@ -92,13 +92,15 @@ class ArmKinematics:
         joints = clipped(start_joints, limits.lower, limits.upper)
         goal = pose.quaternion[[3, 0, 1, 2]]
         error, iterations = self._error(joints, pose.position, goal), 0
-        while not _within_tolerance(*_sizes(error)) and iterations < _MAX_ITERATIONS:
+        sizes = _sizes(error)
+        while not _within_tolerance(*sizes) and iterations < _MAX_ITERATIONS:
             step = self._step(error)
             if iterations == 0 and self._redundant:
                 step = step + self._towards_home(joints)
             joints = clipped(joints + step, limits.lower, limits.upper)
             error, iterations = self._error(joints, pose.position, goal), iterations + 1
-        return InverseResult(joints, *_sizes(error), iterations)
+            sizes = _sizes(error)
+        return InverseResult(joints, *sizes, iterations)
 
     def _place(self, joints: FloatArray) -> None:
         """Bring the poses up to ``joints``; a solve starts where the last one ended, so often they are."""
