@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-LIBERO_PREFIX = "libero_"
+from grape_training import libero
 
 
 class StartedState(Protocol):
@@ -73,10 +74,8 @@ def load_suite(name_or_file: str) -> EvaluationSuite:
         ValueError: no such suite, or its file is wrong: file, place, what to do.
         BadInputError: a LIBERO suite, and LIBERO is not installed here.
     """
-    if name_or_file.startswith(LIBERO_PREFIX):
-        from grape_training.libero import libero_suite
-
-        return libero_suite(name_or_file)
+    if is_libero(name_or_file):
+        return libero.libero_suite(name_or_file)
     from grape_sim import suite
 
     return suite.load_suite(name_or_file)
@@ -84,10 +83,8 @@ def load_suite(name_or_file: str) -> EvaluationSuite:
 
 def open_environment(name_or_file: str) -> Any:
     """Return a new environment for the initial states of a suite; close it when done."""
-    if name_or_file.startswith(LIBERO_PREFIX):
-        from grape_training.libero import LiberoEnvironment
-
-        return LiberoEnvironment(name_or_file)
+    if is_libero(name_or_file):
+        return libero.LiberoEnvironment(name_or_file)
     from grape_sim.environment import SimEnvironment
 
     return SimEnvironment(suite=name_or_file)
@@ -95,4 +92,9 @@ def open_environment(name_or_file: str) -> Any:
 
 def has_expert(name_or_file: str) -> bool:
     """Return whether a scripted expert can solve the tasks of a suite; LIBERO has none."""
-    return not name_or_file.startswith(LIBERO_PREFIX)
+    return not is_libero(name_or_file)
+
+
+def is_libero(name_or_file: str) -> bool:
+    """Return whether this is the name of one of LIBERO's suites; a file of that name goes first."""
+    return name_or_file in libero.MAX_STEPS and not Path(name_or_file).is_file()
