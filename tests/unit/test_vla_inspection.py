@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from vla_factory import STATISTICS, tiny_checkpoint, tiny_model, tiny_tokenizer
 
 LM_HEAD = "language_model.lm_head.weight"
+SHIPPED = Path(__file__).parents[2] / "checkpoints" / "grape-small"
 DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "checkpoints.md"
 
 
@@ -38,6 +40,21 @@ def test_inspection_reads_headers_and_hashes(folder: Path) -> None:
     assert facts["statistics"] == ["grape_sim"]
     assert facts["shapes"]["projector.fc1.bias"] == [256]
     assert len(facts["sha256"]["model.safetensors"]) == 64
+
+
+def test_an_unreadable_weight_file_is_one_reason_and_not_one_for_each_tensor(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    problems = find_problems(folder)
+    assert len(problems) == 1
+    assert problems[0].startswith("model.safetensors: ")
+
+
+def test_the_shipped_checkpoint_is_the_one_its_manifest_describes(tmp_path: Path) -> None:
+    assert find_problems(SHIPPED) == []
+    copy = Path(shutil.copytree(SHIPPED, tmp_path / "changed"))
+    (copy / "config.json").write_text((SHIPPED / "config.json").read_text() + " ")
+    assert find_problems(copy) == ["not the file of MANIFEST.json: config.json"]
 
 
 def published_layout(folder: Path) -> None:

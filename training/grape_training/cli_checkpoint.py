@@ -97,7 +97,7 @@ def verify(
     else:
         for problem in problems:
             typer.echo(f"wrong: {problem}")
-        typer.echo(f"{folder}: {f'{len(problems)} problems' if problems else 'good'}")
+        typer.echo(f"{folder}: {f'refused for {len(problems)} reason(s)' if problems else 'good'}")
     if problems:
         raise typer.Exit(1)
 

@@ -207,6 +207,8 @@ def save_checkpoint(
         weights = {name: _own_storage(tensor) for name, tensor in model.state_dict().items()}
         save_torch_state_dict(weights, draft, max_shard_size=max_shard_size)
         draft.chmod(0o755)
+        for path in draft.glob("*.safetensors"):  # which are written for their owner only
+            path.chmod(0o644)
         _swap(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -170,8 +170,10 @@ def read_fixture(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             data = dict(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
     except (BadZipFile, EOFError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no parity fixture: {error}") from error
+        raise ValueError(f"{path} is no parity fixture (an .npz archive of arrays)") from error
     if not {"keys", "prompt_ids", "0.action_logprobs"} <= set(data):
         raise ValueError(f"{path} is no parity fixture: it has no 'keys', 'prompt_ids' and cases")
     return data

@@ -40,8 +40,9 @@ def check_weights(
         f"pickled file {p.name}: remove it" for p in sorted(folder.iterdir()) if p.suffix in PICKLE_SUFFIXES
     ]
     places: dict[str, Path] = {}
-    for path in weight_files(folder, problems):
-        for name, shape, kind in tensor_headers(path, problems):
+    unreadable: list[str] = []
+    for path in weight_files(folder, unreadable):
+        for name, shape, kind in tensor_headers(path, unreadable):
             if name in places:
                 problems.append(f"twice: {name}")
             if name not in shapes and not ignored(name):
@@ -52,7 +53,8 @@ def check_weights(
                 )
             if name in shapes:
                 places[name] = path
-    problems += [f"missing: {name}" for name in shapes if name not in places]
+    # Where a file cannot be read, what it should hold is not worth a line for each tensor.
+    problems += unreadable or [f"missing: {name}" for name in shapes if name not in places]
     if problems:
         raise CheckpointError(folder, problems)
     return places
