@@ -26,6 +26,7 @@ from grape_training.evaluation import DEFAULT_MAX_STEPS, evaluate
 from grape_training.policies import SCRIPTED, PolicySpec
 from grape_training.pool import run_parallel
 from grape_training.suites import has_expert
+from grape_training.tables import p_text
 
 PASSED, FAILED, UNDECIDED = "passed", "failed", "undecided"
 EXPERT_RATE, LUCK_RATE, ALPHA = 0.9, 0.05, 0.05
@@ -116,7 +117,7 @@ def _shuffled(name: str, shuffle: str, own: Sequence[CellResult], shuffled: Sequ
     change = compare(own, shuffled)["success"]
     rates = [float(np.mean([cell.success for cell in cells])) for cells in (own, shuffled)]
     p_value = change["p_greater"]
-    text = f"success {rates[0]:.0%} with its own {shuffle}, {rates[1]:.0%} with another (p = {p_value:.3f})"
+    text = f"success {rates[0]:.0%} with its own {shuffle}, {rates[1]:.0%} with another ({p_text(p_value)})"
     if p_value <= ALPHA:
         verdict = PASSED
     else:

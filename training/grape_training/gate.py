@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from grape_training.statistics import PairedDifference, agresti_min, paired_difference
+from grape_training.tables import p_text
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _aligned(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _judge(success: PairedDifference, bound: float, options: GateOptions) -> tuple[bool, str]:
-    gain = f"success {success.difference:+.1%} over {success.total} pairs (p = {success.p_greater:.3f})"
+    gain = f"success {success.difference:+.1%} over {success.total} pairs ({p_text(success.p_greater)})"
     safety = f"collision increase below {bound:.1%} at confidence {1 - options.alpha:.0%}"
     note = f" [{options.label}]" if options.label else ""
     if success.difference <= 0 or success.p_greater > options.alpha:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from grape_training.tables import percent
+from grape_training.tables import p_text, percent
 
 
 def make_summary(
@@ -63,7 +63,7 @@ def _print_rest(console: Console, summary: dict[str, Any]) -> None:
     change, tpo = summary["success_difference"], summary["tpo"]
     console.print(
         f"paired difference {change['difference']:+.1%} (95 % {100 * change['low']:+.0f} to "
-        f"{100 * change['high']:+.0f}), exact McNemar p = {change['p_two_sided']:.3f}, "
+        f"{100 * change['high']:+.0f}), exact McNemar {p_text(change['p_two_sided'])}, "
         f"{summary['evaluation_episodes']} evaluation episodes"
     )
     console.print(

@@ -8,6 +8,11 @@ from rich.console import Console
 from rich.table import Table
 
 
+def p_text(p: float) -> str:
+    """Return a p-value as text; a small one is never zero."""
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+
+
 def percent(proportion: dict[str, Any]) -> str:
     """Return a rate with its 95 % interval, e.g. ``41% (31-52)``."""
     return f"{proportion['rate']:.0%} ({100 * proportion['low']:.0f}-{100 * proportion['high']:.0f})"
@@ -34,7 +39,7 @@ def print_evaluation(document: dict[str, Any]) -> None:
         low, high = 100 * change["low"], 100 * change["high"]
         console.print(
             f"{name}: success {change['difference']:+.1%} ({low:+.0f} to {high:+.0f}), "
-            f"{change['gained']} gained, {change['lost']} lost, p = {change['p_two_sided']:.3f}"
+            f"{change['gained']} gained, {change['lost']} lost, {p_text(change['p_two_sided'])}"
         )
     _print_checks(console, document["checks"])
     console.print(f"report: {document['report']}", soft_wrap=True)
