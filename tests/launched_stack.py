@@ -16,9 +16,9 @@ from vla_factory import tiny_checkpoint
 LAUNCH_FOLDER = Path(__file__).parents[1] / "launch"
 
 
-def launched_stack(name: str, root: Path, **arguments: str) -> Any:
+def launched_stack(name: str, root: Path, reach: float = 1.0, **arguments: str) -> Any:
     """Return the description that includes the launch file ``name``; all files go below ``root``."""
-    tiny_checkpoint(root / "checkpoint")
+    tiny_checkpoint(root / "checkpoint", reach=reach)
     with reserved_domain() as domain_id:
         os.environ["ROS_DOMAIN_ID"] = str(domain_id)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

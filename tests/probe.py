@@ -16,6 +16,7 @@ class Probe:
         self.node, self._executor = node, executor
         self.received: dict[str, list[Any]] = {}
         self._publishers: dict[str, Any] = {}
+        self._clients: dict[str, Any] = {}
 
     def listen(self, *keys: str) -> None:
         from grape_policy.nodes import base
@@ -57,14 +58,21 @@ class Probe:
         self.until(look, seconds, f"message of {key} that fits")
         return found.message
 
+    def found(self, is_ready: Callable[[], bool], seconds: float, what: str) -> None:
+        """Wait for a server, and until it knows this client as well: before, its answers are lost."""
+        self.until(is_ready, seconds, what)
+        self.spin(0.5)
+
     def call(self, key: str, seconds: float = 15, **fields: Any) -> Any:
+        """Return the answer; a server that has just replaced a dead one must have been heard before."""
         from grape_policy.nodes import base
 
-        client = base.client(self.node, key)
-        self.until(client.service_is_ready, seconds, f"service {key}")
+        fresh = key not in self._clients
+        client = self._clients[key] = base.client(self.node, key) if fresh else self._clients[key]
+        if fresh or not client.service_is_ready():
+            self.found(client.service_is_ready, seconds, f"service {key}")
         future = client.call_async(client.srv_type.Request(**fields))
         self.until(future.done, seconds, f"answer of {key}")
-        self.node.destroy_client(client)
         return future.result()
 
 

@@ -49,12 +49,17 @@ def tiny_config(tokenizer: VlaTokenizer, stem: str = "patch") -> VlaConfig:
     )
 
 
-def tiny_checkpoint(folder: Path, seed: int = 0) -> str:
-    """Write a checkpoint folder and return its version."""
+def tiny_checkpoint(folder: Path, seed: int = 0, reach: float = 1.0) -> str:
+    """Write a checkpoint folder and return its version.
+
+    ``reach`` scales its motions: small where nothing puts the arm back, or it would come near the table.
+    """
     tokenizer = tiny_tokenizer()
     preprocessor = Preprocessor(image_size=32)
+    scale = np.array([reach] * 6 + [1.0])
+    statistics = ActionStatistics(scale * STATISTICS.q01, scale * STATISTICS.q99, STATISTICS.mask)
     return save_checkpoint(
-        folder, tiny_model(tokenizer, seed), tokenizer, {"grape_sim": STATISTICS}, preprocessor
+        folder, tiny_model(tokenizer, seed), tokenizer, {"grape_sim": statistics}, preprocessor
     )
 
 

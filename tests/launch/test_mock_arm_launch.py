@@ -29,8 +29,8 @@ KILLED = -9  # what the scenarios do to some nodes
 @pytest.mark.launch_test
 def generate_test_description() -> Any:
     """Launch the stack with the mock arm, and the scene around it."""
-    tiny_checkpoint(ROOT / "other", seed=1)
-    description = launched_stack("run.launch.py", ROOT, driver="mock")
+    tiny_checkpoint(ROOT / "other", seed=1, reach=scenarios.REACH)
+    description = launched_stack("run.launch.py", ROOT, scenarios.REACH, driver="mock")
     description.entities.insert(-1, ExecuteProcess(cmd=[sys.executable, str(SCENE)], name="scene"))
     return description
 

@@ -38,6 +38,8 @@ class FakeRobot(Node):
         self._joints, self._gripper = robot.home.copy(), robot.gripper.open
         self._way = np.array([0.0]), self._joints[None]  # times and points of the trajectory
         self._goal = self._joints
+        # Servo adds up its steps: from where the joints are, a small one would seem to be reached already.
+        self._pose = self._kinematics.forward(self._joints)
         self._twist, self._commanded = np.zeros(6), -np.inf
         self._ticked = time.monotonic()
         self.deaf = False
@@ -98,9 +100,9 @@ class FakeRobot(Node):
     def _servo(self, now: float, seconds: float) -> None:
         if now - self._commanded > SERVO_TIMEOUT:
             return
-        pose, step = self._kinematics.forward(self._joints), self._twist * seconds
-        goal = Pose(pose.position + step[:3], rotated(step[3:], pose.quaternion))
-        self._joints = self._kinematics.inverse(goal, self._joints).joints
+        pose, step = self._pose, self._twist * seconds
+        self._pose = Pose(pose.position + step[:3], rotated(step[3:], pose.quaternion))
+        self._joints = self._kinematics.inverse(self._pose, self._joints).joints
 
 
 def main() -> None:

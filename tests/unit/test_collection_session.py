@@ -41,7 +41,9 @@ def task_list(**changes: Any) -> TaskList:
 
 
 def session(robot: PlayedRobot, wanted: TaskList | None = None, **options: Any) -> Session:
-    return Session(robot, wanted or task_list(), robot.root, say=print, **options)
+    return Session(
+        robot, wanted or task_list(), robot.root, say=print, **{"sleep": lambda _: None, **options}
+    )
 
 
 def listed(robot: PlayedRobot) -> list[str]:
@@ -146,6 +148,13 @@ def test_gives_up_when_everything_fails_and_says_why(robot: PlayedRobot) -> None
     found = session(robot, task_list(failures=3, retries=9)).run()
     assert "3 attempts in a row failed" in found.reason
     assert "the image does not" in found.reason
+
+
+def test_waits_longer_and_longer_while_everything_fails(robot: PlayedRobot) -> None:
+    waits: list[float] = []
+    robot.script = [FROZEN] * 4
+    assert session(robot, task_list(retries=9), sleep=waits.append).run().done == 2
+    assert waits == [1.0, 2.0, 4.0]
 
 
 def test_ends_when_the_nodes_are_gone_or_the_policy_was_replaced(robot: PlayedRobot) -> None:

@@ -49,7 +49,11 @@ class Graph:
     """A short-lived client of the graph on this process's ROS domain. Use it with :func:`connect`."""
 
     def __init__(self, node: Any, executor: Any) -> None:
+        from grape_policy.nodes.peers import Peers
+
         self._node, self._executor = node, executor
+        self._lost: list[str] = []
+        self._peers = Peers(node, ("episode_manager",), self._lost.append)
 
     def collect(self, wanted: RolloutPlan, progress: bool = True) -> CollectOutcome:
         """Collect all rollouts of ``wanted`` that the manager's catalogue lacks, with a progress bar.
@@ -112,7 +116,7 @@ class Graph:
         from grape_policy.nodes import base
 
         client = base.client(self._node, "load_policy")
-        if not self._until(client.service_is_ready, SERVER_SECONDS):
+        if not self._found(client.service_is_ready, SERVER_SECONDS):
             raise UserError("no policy node answers", _NO_GRAPH)
         future = client.call_async(client.srv_type.Request(checkpoint=str(folder.resolve())))
         if not self._until(future.done, SERVER_SECONDS):
@@ -131,7 +135,7 @@ class Graph:
         from grape_policy.nodes import base
 
         client = base.client(self._node, "confirm_request")
-        if not self._until(client.service_is_ready, ANSWER_SECONDS):
+        if not self._found(client.service_is_ready, ANSWER_SECONDS):
             raise UserError("no collection is running", "Start it: grape collect")
         future = client.call_async(client.srv_type.Request(data=done))
         if not self._until(future.done, SERVER_SECONDS):
@@ -143,26 +147,46 @@ class Graph:
 
         client = base.action_client(self._node, key)
         try:
-            if not self._until(client.server_is_ready, SERVER_SECONDS):
+            if not self._found(client.server_is_ready, SERVER_SECONDS):
                 domain = os.environ.get("ROS_DOMAIN_ID", "0")
                 raise UserError(f"no episode manager on ROS domain {domain}", _NO_GRAPH)
             sent = client.send_goal_async(goal, feedback_callback=feedback)
-            if not self._until(sent.done, SERVER_SECONDS) or not sent.result().accepted:
+            self._lost.clear()
+            if not self._until(sent.done, SERVER_SECONDS):
+                raise UserError("the episode manager does not answer", "See its log in runs/logs")
+            if not sent.result().accepted:
                 raise UserError("the episode manager is busy", "Wait for the other run to end, or stop it")
             return self._result(sent.result())
         finally:
             client.destroy()
 
     def _result(self, handle: Any) -> Any:
-        """Wait for a goal; Ctrl+C cancels it and waits until the open episode is closed."""
+        """Wait for a goal; Ctrl+C cancels it and waits until the open episode is closed.
+
+        Raises:
+            UserError: the episode manager crashed; one that was started again knows nothing of the goal.
+        """
         result = handle.get_result_async()
         try:
-            self._until(result.done, float("inf"))
+            self._until(lambda: result.done() or bool(self._lost), float("inf"))
+            if not result.done():
+                handle.cancel_goal_async()
+                if not self._until(result.done, CANCEL_SECONDS):
+                    what = "Run the same again: what is recorded stays. Its log in runs/logs says why"
+                    raise UserError("the episode manager has ended or hangs", what)
         except KeyboardInterrupt:
             handle.cancel_goal_async()
             self._until(result.done, CANCEL_SECONDS)
             raise
         return result.result().result
+
+    def _found(self, is_ready: Callable[[], bool], seconds: float) -> bool:
+        """Wait for a server, and until it knows this client too: before, it would drop its answer."""
+        from grape_policy.nodes.waiting import MATCH_SECONDS
+
+        found = self._until(is_ready, seconds)
+        self._until(lambda: False, MATCH_SECONDS if found else 0.0)
+        return found
 
     def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         deadline = time.monotonic() + seconds

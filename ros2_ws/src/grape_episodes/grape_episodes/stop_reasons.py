@@ -57,7 +57,7 @@ MEANINGS = {
     StopReason.EMERGENCY_STOP: "somebody pressed the emergency stop",
     StopReason.IMAGE_STALE: "images stopped coming",
     StopReason.IMAGE_FROZEN: "the camera repeated itself while the arm moved",
-    StopReason.HEARTBEAT_LOST: "the policy's or the camera's process died or hung",
+    StopReason.HEARTBEAT_LOST: "the process of the policy, the camera, the arm or the recorder died or hung",
     StopReason.DRIVER_FAULT: "the arm's driver failed",
     StopReason.KEEP_OUT: "a link would have entered a keep-out box",
     StopReason.TABLE_CLEARANCE: "a link came too near to the table",

@@ -28,6 +28,7 @@ from grape_policy.collection.task_list import TaskList
 
 FOLDER = "collections"  # below the episodes' folder: one folder per task list
 CATALOGUE_NAME = "catalogue.sqlite"
+LONGEST_BACK_OFF_SECONDS = 30.0  # between attempts that fail
 WAIT_SECONDS = 5.0  # between two looks whether motion is allowed again
 EPISODE_OVERHEAD_SECONDS = 30.0  # reset, start and end of an episode, at most
 PERIOD_SECONDS = 0.2
@@ -82,6 +83,7 @@ class Session:
             rollout = self._next()
             if rollout is None:
                 break
+            self._back_off()
             reason = self._hold()
             if not reason:
                 self._attempt(rollout)
@@ -106,6 +108,12 @@ class Session:
             return f"the policy was replaced by {version}; start the collection again to collect with it"
         self._version = version
         return ""
+
+    def _back_off(self) -> None:
+        """Wait longer and longer after failures in a row: a full disk must not use up all retries at once."""
+        if self._failed_in_a_row > 1:
+            self._show("waiting after failures")
+            self._sleep(min(2.0 ** (self._failed_in_a_row - 2), LONGEST_BACK_OFF_SECONDS))
 
     def _hold(self) -> str:
         """Wait while motion is not allowed; return why the collection must end, or nothing."""

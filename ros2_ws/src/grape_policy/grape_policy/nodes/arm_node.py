@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from grape_episodes import contract
 from grape_episodes.messages import header_stamp_ns
 from grape_msgs.msg import ActionStarted, EpisodeEvent, SafetyState
+from rclpy.duration import Duration
 
 from grape_policy.arm.description import SHIPPED, RobotDescription, load_boxes, load_description
 from grape_policy.arm.drivers import DRIVERS, REAL_DRIVERS, combination_error
@@ -42,6 +43,7 @@ BY_TOPICS = {
 HEARTBEATS = ("policy", "camera")  # whose it can watch
 STATUS_PERIOD = 0.1  # s, repetition of the safety state
 IMAGE_HEADER = 256  # bytes of a serialised image that its header takes at most; its padding is random
+ACKNOWLEDGE_SECONDS = 0.2
 BRAKE_SECONDS = 0.3  # from full speed it takes 0.1 s
 PARAMETERS = (
     Parameter("driver", "sim", f"What moves the joints: {', '.join(DRIVERS)}."),
@@ -94,6 +96,7 @@ class ArmNode(base.ManagedNode):
             self._loop.tick(time.monotonic())
             time.sleep(1.0 / self.parameters.rate_hz)
         self._publish_status()
+        self._safety.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_SECONDS))  # before it is closed
         self._driver.close()
 
     def _describe(self) -> RobotDescription:

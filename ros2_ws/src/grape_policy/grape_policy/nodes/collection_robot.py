@@ -24,12 +24,14 @@ from grape_policy.collection.rollouts import Rollout
 from grape_policy.collection.scene import View
 from grape_policy.nodes import base, scripted_motion
 from grape_policy.nodes.messages import from_image, intrinsics_of, to_nanoseconds, to_stamp
+from grape_policy.nodes.peers import Peers
 from grape_policy.nodes.scripted_motion import Waypoint
+from grape_policy.nodes.waiting import MATCH_SECONDS, REPEAT_SECONDS, repeatable
 
 NEEDED = ("set_policy_task", "set_armed", "start_recording")
 SERVICE_SECONDS = 10.0
 LOOK_SECONDS = 3.0
-GONE_SECONDS = 3.0  # an action server that is not seen for so long will not answer any more
+END_SECONDS = 5.0  # in which an episode manager that only seemed to be gone ends the episode
 MOTION_SECONDS = 30.0  # to one waypoint
 CANCEL_SECONDS = 15.0
 EPISODE_OVERHEAD_SECONDS = 60.0
@@ -54,7 +56,10 @@ class CollectionRobot:
         for key in SENSORS:
             base.subscription(node, key, partial(self._newest.__setitem__, key))
         self._clients = {key: base.client(node, key) for key in (*NEEDED, "reset_scene")}
+        self._known: set[str] = set()  # services that have answered: they know this client
         self._runner = base.action_client(node, "run_episode")
+        self._manager_lost = False
+        self._peers = Peers(node, ("episode_manager",), self._on_lost)
         self._actions = base.publisher(node, "action")
         self._requests = base.publisher(node, "operator_request")
         self._answer: bool | None = None
@@ -153,6 +158,7 @@ class CollectionRobot:
             seed=rollout.seed,
             keep_scene=keep_scene,
         )
+        self._manager_lost = False
         sent = self._runner.send_goal_async(goal)
         if not self._until(sent.done, SERVICE_SECONDS):
             raise RobotError("the episode manager does not answer; look at its log")
@@ -166,36 +172,38 @@ class CollectionRobot:
     def _result(self, handle: Any, seconds: float) -> Any:
         future = handle.get_result_async()
         try:
-            done = self._until(lambda: future.done() or self._manager_gone(), seconds)
+            in_time = self._until(lambda: future.done() or self._manager_lost, seconds)
         except KeyboardInterrupt:
             handle.cancel_goal_async()
             self._until(future.done, CANCEL_SECONDS)
             raise
         if not future.done():
-            if done:
-                raise RobotError("the episode manager went away during the episode")
             handle.cancel_goal_async()
-            self._until(future.done, CANCEL_SECONDS)
-            raise RobotError(f"the episode did not end within {seconds:.0f} s; it was cancelled")
+            if not self._until(future.done, END_SECONDS if in_time else CANCEL_SECONDS):
+                went = "the episode manager went away during the episode"
+                raise RobotError(went if in_time else f"the episode did not end within {seconds:.0f} s")
         return future.result().result
 
-    def _manager_gone(self) -> bool:
-        if self._runner.server_is_ready():
-            return False
-        return not self._until(self._runner.server_is_ready, GONE_SECONDS)
+    def _on_lost(self, name: str) -> None:
+        """Note a silence of the episode manager: one that was started again knows of no episode."""
+        self._manager_lost = True
 
     def _demand(self, key: str, **fields: Any) -> Any:
         client, name = self._clients[key], contract.service_name(key)
         if not self._until(client.service_is_ready, SERVICE_SECONDS):
             raise RobotError(f"nothing serves {name}; check that its node runs")
-        future = client.call_async(client.srv_type.Request(**fields))
-        if not self._until(future.done, SERVICE_SECONDS):
+        self.sleep(0.0 if key in self._known else MATCH_SECONDS)
+        end = time.monotonic() + SERVICE_SECONDS
+        patience = REPEAT_SECONDS if repeatable(key, fields) else SERVICE_SECONDS
+        while (left := end - time.monotonic()) > 0.0:
+            future = client.call_async(client.srv_type.Request(**fields))
+            if self._until(future.done, min(left, patience)):
+                self._known.add(key)
+                return _accepted(name, future.result())
             client.remove_pending_request(future)
-            raise RobotError(f"{name} did not answer within {SERVICE_SECONDS:g} s; look at its node's log")
-        answer = future.result()
-        if not answer.success:
-            raise RobotError(f"{name} refused: {answer.message}")
-        return answer
+            self._known.discard(key)
+            patience *= 2.0
+        raise RobotError(f"{name} did not answer within {SERVICE_SECONDS:g} s; look at its node's log")
 
     def _next_images(self) -> tuple[Any, Any]:
         """Wait for an image and a depth image with the same stamp, and for the arm's state."""
@@ -272,3 +280,9 @@ class CollectionRobot:
                 return False
             self._executor.spin_once(timeout_sec=min(0.05, left))
         return True
+
+
+def _accepted(name: str, answer: Any) -> Any:
+    if not answer.success:
+        raise RobotError(f"{name} refused: {answer.message}")
+    return answer

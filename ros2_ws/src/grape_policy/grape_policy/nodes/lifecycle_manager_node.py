@@ -97,7 +97,8 @@ class LifecycleManagerNode(Node):
         if not names:
             raise ValueError("lifecycle_manager: nodes is empty; name the managed nodes")
         self._peers = [ManagedPeer(self, name) for name in names]
-        self.ready = False
+        self.ready = False  # all were active once
+        self._settled = False  # all are up that are wanted, and that was said
         self._diagnostics = base.publisher(self, "diagnostics")
         self._timer = self.create_timer(TICK_SECONDS, self._on_timer)
         self.create_timer(1.0, self._publish_diagnostics)
@@ -127,8 +128,9 @@ class LifecycleManagerNode(Node):
         waiting = [p for p in self._peers if p.state == State.PRIMARY_STATE_INACTIVE and p.wanted]
         if waiting:
             waiting[0].change(Transition.TRANSITION_ACTIVATE, State.PRIMARY_STATE_ACTIVE, now)
-        elif not self.ready:
-            self.ready = True
+            self._settled = False
+        elif not self._settled:
+            self._settled = self.ready = True
             self.get_logger().info(f"active: {', '.join(peer.name for peer in self._peers)}")
 
     def _take_down(self, peer: ManagedPeer, transition: int, goal: int, end: float) -> None:

@@ -22,7 +22,9 @@ from std_msgs.msg import Bool
 
 from grape_policy.nodes import base
 
+REPEAT_SECONDS = 0.2
 NO_ANSWER = "the arm did not confirm the stop: use the hardware stop, then see whether the graph is running"
+NOT_CLEARED = "the arm did not confirm that the stop is cleared; see whether the graph is running"
 KEYS = "any key stops the arm; c clears a stop (the arm stays disarmed); q leaves"
 
 
@@ -64,18 +66,31 @@ class StopTool:
         self._until(lambda: False, seconds)
 
     def _ask(self, engage: bool, wanted: Callable[[int], bool], timeout_seconds: float) -> tuple[bool, str]:
-        end, self._state, future, repeated = time.monotonic() + timeout_seconds, None, None, False
-        while time.monotonic() < end:
-            if engage and not repeated and self._publisher.get_subscription_count():
-                self._publisher.publish(Bool(data=True))
-                repeated = True
-            if future is None and self._client.service_is_ready():
-                future = self._client.call_async(EmergencyStop.Request(engage=engage))
+        """Ask until the arm itself says that it is so.
+
+        A stop is asked for again and again: an arm that crashed is seen for some time still, and what only
+        that one receives is lost. Clearing is asked for once, of an arm that was heard: a second request that
+        comes late would clear the next stop.
+        """
+        end, self._state = time.monotonic() + timeout_seconds, None
+        ask_at, futures = 0.0, list[Any]()
+        while (now := time.monotonic()) < end:
+            if now >= ask_at and (engage or (self._state is not None and not futures)):
+                futures += self._send(engage)
+                ask_at = now + REPEAT_SECONDS
             self._executor.spin_once(timeout_sec=0.02)
-            answered = future is not None and future.done()
+            answered = any(future.done() for future in futures)
             if self._state is not None and wanted(self._state.state) and (engage or answered):
                 return True, str(self._state.message)
-        return False, NO_ANSWER
+        return False, NO_ANSWER if engage else NOT_CLEARED
+
+    def _send(self, engage: bool) -> list[Any]:
+        """Ask by topic and by service; return the futures of the answers."""
+        if engage and self._publisher.get_subscription_count():
+            self._publisher.publish(Bool(data=True))
+        if not self._client.service_is_ready():
+            return []
+        return [self._client.call_async(EmergencyStop.Request(engage=engage))]
 
     def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
         end = time.monotonic() + seconds

@@ -6,7 +6,7 @@ Use it in one executor thread with a reentrant callback group; a mutually exclus
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from grape_episodes import contract
@@ -17,6 +17,10 @@ from rclpy.task import Future
 from grape_policy.nodes import base
 
 POLL_SECONDS = 0.02
+# A server that was only just found may not know this client yet, and would drop its answer.
+MATCH_SECONDS = 0.3
+# A node that crashed is seen for some time still; a request that only this one receives is lost.
+REPEAT_SECONDS = 1.0  # to the first repetition, then twice as long each time
 
 
 class ServiceError(RuntimeError):
@@ -53,6 +57,15 @@ class Waiter:
             self._timer.cancel()
 
 
+def repeatable(key: str, fields: Mapping[str, Any]) -> bool:
+    """Whether a request may be sent again while it is not answered: to reset, to stop acting, to disarm.
+
+    Requests are answered in order, so that none is left when the last one is. Those to arm and to record are
+    sent once: a second one would arm after a stop that came between, or cut off the recording.
+    """
+    return key == "reset_scene" or fields.get("active") is False or fields.get("armed") is False
+
+
 class Services:
     """Calls the contract's services by their keys.
 
@@ -74,6 +87,7 @@ class Services:
     ) -> None:
         self._clients = {key: base.client(node, key, callback_group=group) for key in keys}
         self._waiter = waiter
+        self._known: set[str] = set()  # those whose server has answered: it knows this client
         self.timeout_seconds = timeout_seconds
 
     def is_served(self, key: str) -> bool:
@@ -90,14 +104,26 @@ class Services:
         deadline = time.monotonic() + self.timeout_seconds
         if not await self._waiter.until(client.service_is_ready, self.timeout_seconds):
             raise ServiceError(f"nothing serves {name}; check that its node runs")
-        future = client.call_async(client.srv_type.Request(**fields))
+        if key not in self._known:
+            await self._waiter.until(lambda: False, MATCH_SECONDS)
+        patience = REPEAT_SECONDS if repeatable(key, fields) else self.timeout_seconds
+        while (left := deadline - time.monotonic()) > 0.0:
+            answer = await self._answer(client, client.srv_type.Request(**fields), min(left, patience))
+            if answer is not None:
+                self._known.add(key)
+                return answer
+            self._known.discard(key)
+            patience *= 2.0
+        raise ServiceError(f"{name} did not answer within {self.timeout_seconds:g} s; look at its node's log")
+
+    async def _answer(self, client: Any, request: Any, seconds: float) -> Any:
+        """Send the request once and return the response, or None when none came in time."""
+        future = client.call_async(request)
         future.add_done_callback(lambda _: self._waiter.poll())
-        if not await self._waiter.until(future.done, max(POLL_SECONDS, deadline - time.monotonic())):
-            client.remove_pending_request(future)
-            raise ServiceError(
-                f"{name} did not answer within {self.timeout_seconds:g} s; look at its node's log"
-            )
-        return future.result()
+        if await self._waiter.until(future.done, max(POLL_SECONDS, seconds)):
+            return future.result()
+        client.remove_pending_request(future)
+        return None
 
     async def demand(self, key: str, **fields: Any) -> Any:
         """Call a service and return its response.
