@@ -185,21 +185,22 @@ class EpisodeRun:
         """Watch the policy act until the judge, the step limit, the arm or the user ends it."""
         judge_at = self._limits.judge_every
         while not self.ended:
-            seen = self._steps
-            moved = await self._waiter.until(
-                lambda seen=seen: self.ended or self._steps > seen,  # type: ignore[misc]
-                self._limits.stall_seconds,
-            )
-            if not moved:
-                reason = f"the policy sent no action for {self._limits.stall_seconds:g} s"
-                reason = f"{reason}; look at the policy node's log and the camera"
-                self.end("aborted", reason, StopReason.POLICY_SILENT)
-            elif self._steps >= self.request.max_steps:
+            if self._steps >= self.request.max_steps:
                 self.end("failure", f"no success within {self.request.max_steps} steps")
             elif self._limits.judged and self._steps >= judge_at:
                 judge_at = self._steps + self._limits.judge_every
                 await self._judge_on_the_way()
+            else:
+                await self._next_action()
             self._publish_feedback(self._steps, "running")
+
+    async def _next_action(self) -> None:
+        """Wait until the policy has acted once more; end the episode when it does not."""
+        seen, seconds = self._steps, self._limits.stall_seconds
+        if not await self._waiter.until(lambda: self.ended or self._steps > seen, seconds):
+            reason = f"the policy sent no action for {seconds:g} s"
+            reason = f"{reason}; look at the policy node's log and the camera"
+            self.end("aborted", reason, StopReason.POLICY_SILENT)
 
     async def _judge_on_the_way(self) -> None:
         verdict = await self._services.ask("judge_episode")
