@@ -296,6 +296,15 @@ def test_a_4_bit_policy_keeps_its_blocks_in_an_eighth_of_float32(original: Path,
     assert not (tmp_path / "saved").exists()
 
 
+def test_rows_that_are_no_whole_blocks_stay_at_16_bits() -> None:
+    shipped = Path(__file__).parents[2] / "checkpoints" / "grape-small"  # 352 inputs of the MLP's last layer
+    policy = VlaPolicy.from_checkpoint(shipped, runtime=Runtime(precision="4bit"))
+    mlp = policy.checkpoint.model.language_model.model.layers[0].mlp
+    assert mlp.down_proj.weight.dtype == torch.bfloat16
+    assert mlp.up_proj.weight.dtype == torch.uint8
+    assert policy.act(random_images(1), ["put it in"]).token_ids.shape == (1, 7)
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
 def test_a_compiled_policy_acts_like_the_plain_one(original: Path) -> None:
     images, tasks = random_images(1), ["put it in"]

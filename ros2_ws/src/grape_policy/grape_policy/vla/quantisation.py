@@ -8,11 +8,15 @@ import torch
 from torch import Tensor, nn
 
 _BLOCKS = "language_model.model.layers."
+_BLOCK_SIZE = 64  # numbers that share a scale
 
 
 def quantised_here(name: str, tensor: Tensor) -> bool:
-    """Say whether the tensor ``name`` is a linear layer's weight in a decoder block."""
-    return name.startswith(_BLOCKS) and tensor.ndim == 2
+    """Say whether the tensor ``name`` is a linear layer's weight in a decoder block, of whole blocks of 64.
+
+    The library's kernel for the processor fails where a scale's block runs over the end of a row.
+    """
+    return name.startswith(_BLOCKS) and tensor.ndim == 2 and tensor.shape[1] % _BLOCK_SIZE == 0
 
 
 def quantised_linear(weight: Tensor, device: str) -> nn.Module:
