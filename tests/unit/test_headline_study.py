@@ -82,7 +82,7 @@ def test_a_killed_study_has_each_rollout_and_episode_once(made):
     collected = read_json(output / "stages/collect/first.json")["result"]
     assert collected["episodes"] == len(collected["episode_ids"]) == 4
     assert lines(output, "evaluation/short/*.jsonl") == 20
-    assert lines(output, "train/grape_1-0/metrics.jsonl") == 20
+    assert lines(output, "train/grape_1-0/metrics.jsonl") == 20 * raw.stages["score/task"]["result"]["pairs"]
     assert raw.stages["evaluate/short/sft-0"]["cost"]["processor"] > 0.0
 
 
