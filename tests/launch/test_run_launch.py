@@ -15,7 +15,8 @@ import launch_testing
 import launch_testing.asserts
 from launched_stack import launched_stack
 
-NODES = ("sim_node", "arm_node", "policy_node", "recorder_node", "episode_manager_node")
+SIM, ARM, MANAGER = "sim_node", "arm_node", "lifecycle_manager_node"
+NODES = (SIM, ARM, "policy_node", "recorder_node", "episode_manager_node", MANAGER)
 START_SECONDS = 180  # importing torch on a busy machine
 ROOT = Path(tempfile.mkdtemp(prefix="grape_launch_"))
 
