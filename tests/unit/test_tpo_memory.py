@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -31,9 +32,11 @@ print(peak(400, 16) - start, peak(400, 400) - start)
 
 
 def test_peak_memory_is_flat_in_the_number_of_steps():
+    # Large blocks go back to the system at once, so that the peak is that of the tensors and of no free list.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", MEASURE]
-    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120)
     deferred, naive = (float(megabytes) for megabytes in result.stdout.split())
     one_activation = 400 * 20_000 * 4 / 2**20  # MB, of the hidden layer over all steps of one side
-    assert deferred < 0.9 * one_activation
-    assert naive > 3 * one_activation
+    assert deferred < 2
+    assert naive > 2 * one_activation
