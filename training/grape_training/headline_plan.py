@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +31,10 @@ class _Part(BaseModel):
 
 
 class Collection(_Part):
-    """Rollouts of an arm's first seed: ``rollouts`` from each of ``states`` states per cell; see ``DataSet``.
+    """Rollouts of an arm's first seed: ``rollouts`` from each of ``states`` states per cell.
 
-    ``temperature`` 0 is greedy: one such rollout per state shows how the deployed policy fails there.
+    ``temperature`` 0 is greedy: one such rollout per state shows how the deployed policy fails there. A data
+    set joins it with sampled ones of the same states.
     """
 
     policy: str
@@ -179,6 +181,7 @@ class Study(_Part):
         for name in self.arms:
             self._check_start(name, ())
         self._check_states()
+        self._check_data()
         return self
 
     def _check_names(self) -> None:
@@ -233,6 +236,15 @@ class Study(_Part):
                     f"collections.{name}: {len(shared)} initial states are evaluated too, the first is "
                     f"{shared[0]}; collect from another split or from other numbers"
                 )
+
+    def _check_data(self) -> None:
+        """Refuse data sets in which no initial state has two rollouts: there is nothing to compare."""
+        for name, data in self.data.items():
+            rollouts: Counter[str] = Counter()
+            for collection in (self.collections[each] for each in data.collections):
+                rollouts.update(dict.fromkeys(collection.state_ids(), collection.rollouts))
+            if max(rollouts.values()) < 2:
+                raise ValueError(f"data.{name}: no initial state has two rollouts to compare; collect more")
 
 
 def suite_name(suite: str) -> str:
