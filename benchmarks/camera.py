@@ -96,6 +96,7 @@ def receive(pid: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true")

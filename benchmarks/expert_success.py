@@ -34,6 +34,7 @@ def measure(suite: str, states: int, workers: int, output: Path) -> dict[str, An
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -21,6 +21,7 @@ from grape_sim.random_scene import RandomSceneRenderer
 def run_expert(
     environment: SimEnvironment, cell: str, states: int, noise: float, images: bool
 ) -> dict[str, float]:
+    """Run the expert from the first evaluation states; return its rates and mean steps."""
     rng = np.random.default_rng(0)
     wins, collisions, steps = 0, 0, []
     started = time.process_time()
@@ -60,6 +61,7 @@ def milliseconds(work: Callable[[], object], repeats: int = 30) -> float:
 
 
 def measure_times(environment: SimEnvironment) -> dict[str, float]:
+    """Return how long single operations take, in ms."""
     start = environment.suite.state_ids("eval", 1)[0]
     still = np.array([0.0] * 6 + [1.0])
     scenes = RandomSceneRenderer(0)
@@ -76,6 +78,7 @@ def measure_times(environment: SimEnvironment) -> dict[str, float]:
 
 
 def main() -> None:
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -98,6 +101,7 @@ def main() -> None:
 
 
 def as_table(result: dict[str, dict[str, float]]) -> str:
+    """Return the results as lines of text."""
     lines = [f"{name:28s}{value:8.2f}" for name, value in result["times"].items()]
     for cell, row in result.items():
         if cell == "times":
