@@ -20,7 +20,7 @@ def add_commands(bench: typer.Typer) -> None:
 
 def headline(
     quick: Annotated[
-        bool, typer.Option("--quick", help="The small study: its direction in 40 minutes.")
+        bool, typer.Option("--quick", help="The small study: its direction in a quarter of an hour.")
     ] = False,
     study: Annotated[Path | None, typer.Option(help="A study of your own, a YAML file.")] = None,
     output: Annotated[
