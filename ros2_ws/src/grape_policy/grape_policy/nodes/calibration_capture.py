@@ -126,6 +126,7 @@ class BoardCapture:
         name = f"{len(list(self._folder.glob('*.png'))):04d}"
         save_capture(self._folder, Capture(name, image, pose))
         self.taken.append(pose)
+        self._refused = None
         self._say(f"{name}: {corners} corners; {len(self.taken)} poses taken, move on")
 
 
