@@ -1,4 +1,4 @@
-"""``grape calibrate capture`` beside a running graph: the arm is moved, stands still, and the pose is taken."""
+"""``grape calibrate capture`` beside a running graph: the arm moves, stands still, and the pose is taken."""
 
 from __future__ import annotations
 
