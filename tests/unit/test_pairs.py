@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from grape_preference.pairs import load_pairs, make_pairs, save_pairs
+from grape_preference.scoring import Score
 from preference_factory import make_score
 
 GROUP = [
@@ -33,6 +36,22 @@ def test_top_by_bottom() -> None:
     pairs = make_pairs(GROUP, "paper-code", top=2, balance=False)
     assert names(pairs) == [("b", "a"), ("b", "e"), ("d", "a"), ("d", "e")]
     assert names(make_pairs(GROUP, "paper-code", top=99, balance=False)) == names(pairs)  # never both sides
+
+
+def test_a_failed_greedy_rollout_is_rejected_first() -> None:
+    def of(greedy: str, *won: str) -> list[Score]:
+        return [
+            replace(s, temperature=0.7 * (s.episode_id != greedy), i_success=float(s.episode_id in won))
+            for s in GROUP
+        ]
+
+    make = partial(make_pairs, preset="paper-code", reject_greedy=True)
+    assert names(make(of("d", "b"))) == [("b", "d")], "though a and e have smaller rewards"
+    assert names(make(of("d", "b"), top=2)) == [("b", "a"), ("b", "d"), ("c", "a")], "d is better than c"
+    assert names(make(of("d", "d"))) == [("d", "a")], "the greedy one succeeded"
+    assert names(make(of("d"))) == [("b", "a")], "none succeeded: nothing says what to do instead"
+    assert names(make(GROUP)) == [("b", "a")], "scores that do not know their temperature"
+    assert names(make_pairs(of("d", "b"), "paper-code")) == [("b", "a")]
 
 
 def test_margin_is_a_strict_threshold() -> None:

@@ -84,6 +84,13 @@ def run(
     stages: StagesOption = None,
     top: Annotated[int, typer.Option(min=1, help="Pair the best so many with the worst so many.")] = 1,
     margin: Annotated[float, typer.Option(min=0.0, help="Least difference of rewards of a pair.")] = 0.0,
+    reject_greedy: Annotated[
+        bool,
+        typer.Option(
+            help="Of a state whose greedy rollout (temperature 0) failed and another succeeded, reject the "
+            "greedy one: it is what the policy does when it is used."
+        ),
+    ] = False,
     fallback_distance: Annotated[
         float | None,
         typer.Option(
@@ -126,6 +133,7 @@ def run(
         preset=preset,
         top=top,
         margin=margin,
+        reject_greedy=reject_greedy,
         fallback_distance=fallback_distance,
         options=ScoringOptions(objective, judge, stages),
         run=_on_ray(workers, ray) if ray else None,

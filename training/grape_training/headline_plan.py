@@ -65,6 +65,7 @@ class DataSet(_Part):
     judge: Literal["keypoints"] = "keypoints"
     top: Positive = 1
     margin: Annotated[float, Field(ge=0.0)] = 0.0
+    reject_greedy: bool = False
 
 
 class Arm(_Part):

@@ -129,6 +129,7 @@ class Work:
             preset=data.preset,
             top=data.top,
             margin=data.margin,
+            reject_greedy=data.reject_greedy,
             options=ScoringOptions(data.objective, data.judge),
             progress=self.progress,
         )

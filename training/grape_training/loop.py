@@ -39,6 +39,7 @@ class LoopOptions:
     temperature: float = 0.7
     preset: str = "0,1,1"
     top: int = 2
+    reject_greedy: bool = True
     eval_states: int = 20
     max_steps: int = 50
     seed: int = 0
@@ -88,7 +89,7 @@ def _improve(
     inputs: dict[str, Any] = {"incumbent": incumbent, "max_steps": options.max_steps, **data}
     results = {"collect": stages.run("collect", inputs, loop.collect)}
     with graph.suspended() if graph is not None else nullcontext():
-        inputs = {**inputs, "preset": options.preset, "top": options.top}
+        inputs |= {name: getattr(options, name) for name in ("preset", "top", "reject_greedy")}
         results["score"] = stages.run("score", inputs, loop.score)
         inputs = {**inputs, "tpo": asdict(options.tpo), "pairs": results["score"]["pairs"]}
         results["train"] = stages.run("train", inputs, loop.train)
@@ -139,7 +140,13 @@ class _Loop:
 
         o = self.options
         result = score_folder(
-            self.episodes, o.output, o.workers, preset=o.preset, top=o.top, progress=self.progress
+            self.episodes,
+            o.output,
+            o.workers,
+            preset=o.preset,
+            top=o.top,
+            reject_greedy=o.reject_greedy,
+            progress=self.progress,
         )
         return {"scored": result.scored, "pairs": len(result.pairs)}
 

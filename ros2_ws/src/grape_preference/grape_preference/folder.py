@@ -63,6 +63,7 @@ def score_folder(
     preset: str = DEFAULT_PRESET,
     top: int = 1,
     margin: float = 0.0,
+    reject_greedy: bool = False,
     fallback_distance: float | None = None,
     options: ScoringOptions = DEFAULT_OPTIONS,
     run: Runner | None = None,
@@ -79,6 +80,7 @@ def score_folder(
         preset: which reward ranks the episodes, see ``rewards.find_preset``.
         top: m of top-m x bottom-m pairs per group.
         margin: the least difference of rewards that makes a pair.
+        reject_greedy: count a greedy rollout that failed as the worst, see ``pairs.make_pairs``.
         fallback_distance: see ``pairs.make_pairs``; off when None.
         options: how each episode is scored.
         run: runs the work elsewhere, e.g. on a cluster, in any order; the result is the same.
@@ -103,9 +105,10 @@ def score_folder(
             if on_score is not None:
                 on_score(len(scores), len(folders), score)
     scores.sort(key=lambda score: score.episode_id)
-    pairs = make_pairs(scores, preset, top=top, margin=margin, fallback_distance=fallback_distance)
-    how = {"preset": preset, "top": top, "margin": margin, "fallback_distance": fallback_distance}
-    how |= {"objective": options.objective, "judge": options.judge}
+    how: dict[str, Any] = {"top": top, "margin": margin, "reject_greedy": reject_greedy}
+    how["fallback_distance"] = fallback_distance
+    pairs = make_pairs(scores, preset, **how)
+    how |= {"preset": preset, "objective": options.objective, "judge": options.judge}
     pairs_path = save_pairs(pairs, output / PAIRS_NAME, how)
     return FolderScores(scores, pairs, save_scores(scores, output / SCORES_NAME, preset), pairs_path)
 

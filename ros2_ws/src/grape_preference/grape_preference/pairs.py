@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def make_pairs(
     *,
     top: int = 1,
     margin: float = 0.0,
+    reject_greedy: bool = False,
     balance: bool = True,
     max_per_task: int | None = None,
     fallback_distance: float | None = None,
@@ -71,6 +73,8 @@ def make_pairs(
         preset: which reward ranks them, see ``rewards.PRESETS``.
         top: m of top-m x bottom-m; a group of n gives at most (n // 2) ** 2 pairs.
         margin: the least difference of rewards (strictly greater) that makes a pair.
+        reject_greedy: where the greedy rollout (temperature 0) failed and another succeeded, count it as the
+            worst: it is what the policy does when it is used, so it is what there is to unlearn.
         balance: keep the same number of pairs for every task that has any (those with the largest margins).
         max_per_task: keep at most so many pairs per task.
         fallback_distance: off when None. Else a group that gave no pair is joined with the nearest other such
@@ -87,12 +91,13 @@ def make_pairs(
     for score in sorted(scores, key=lambda score: score.episode_id):
         if score.verdict == "ok":
             groups[score.task, score.initial_state_id].append(score)
-    found = {key: _group_pairs(groups[key], preset, top, margin) for key in sorted(groups)}
+    make = partial(_group_pairs, preset=preset, top=top, margin=margin, reject_greedy=reject_greedy)
+    found = {key: make(groups[key]) for key in sorted(groups)}
     pairs = [pair for group in found.values() for pair in group]
     if fallback_distance is not None:
         lonely = [groups[key] for key, group in found.items() if not group]
         for joined in _joined(lonely, fallback_distance):
-            pairs += _group_pairs(joined, preset, top, margin)
+            pairs += make(joined)
     return _keep_per_task(pairs, balance, max_per_task)
 
 
@@ -119,13 +124,17 @@ def _joined(groups: Sequence[list[Score]], limit: float) -> list[list[Score]]:
     return joined
 
 
-def _group_pairs(scores: Sequence[Score], preset: str, top: int, margin: float) -> list[Pair]:
+def _group_pairs(
+    scores: Sequence[Score], preset: str, top: int, margin: float, reject_greedy: bool
+) -> list[Pair]:
     values = dict(zip([s.episode_id for s in scores], rewards(scores, preset), strict=True))
     if len(values) != len(scores):
         raise ValueError(f"two scores of one episode in group {scores[0].task}, {scores[0].initial_state_id}")
     ranked = sorted(
         ((values[s.episode_id], s) for s in scores), key=lambda item: (-item[0], item[1].episode_id)
     )
+    if reject_greedy and any(score.i_success for score in scores):
+        ranked.sort(key=lambda item: item[1].temperature == 0.0 and not item[1].i_success)
     count = min(top, len(ranked) // 2)
     pairs = [
         _pair(better, worse, preset)

@@ -43,7 +43,7 @@ class Score:
     r_self: sum of log-probabilities over steps and tokens; r_self_mean: the mean per token.
     r_ext: product of exp(-C_i), in (0, 1]. i_success: 1.0 or 0.0 by the judge called ``judge``, who says why
     in ``judge_message``. objective: see ``objectives.OBJECTIVES``. start: where each keypoint was at the
-    first frame, metres, base frame.
+    first frame, metres, base frame. temperature: that the rollout was sampled at; None: not known.
     """
 
     episode_id: str
@@ -66,6 +66,7 @@ class Score:
     judge_message: str = ""
     objective: str = DEFAULT_OBJECTIVE
     start: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    temperature: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for ``scores.json``."""
@@ -80,7 +81,8 @@ class Score:
         return cls(**fields)
 
 
-_LATER = {"judge", "judge_message", "objective", "start"}  # not in the first version of scores.json
+# Not in the first version of scores.json.
+_LATER = {"judge", "judge_message", "objective", "start", "temperature"}
 
 
 def score_episode(
@@ -197,13 +199,14 @@ def _score(episode: Episode, verdict: str, message: str, plan_sha256: str) -> Sc
         stages=(),
         plan_sha256=plan_sha256,
         episode_sha256=episode_hash(manifest.files),
+        temperature=manifest.temperature,
     )
 
 
 def unreadable_score(episode_id: str, message: str) -> Score:
     """Return the score of an episode that cannot be read: nothing but the verdict."""
     blank: dict[str, Any] = dict.fromkeys(Score.__dataclass_fields__, "")
-    blank.update(dict.fromkeys(("r_self", "r_self_mean", "r_ext", "i_success")))
+    blank.update(dict.fromkeys(("r_self", "r_self_mean", "r_ext", "i_success", "temperature")))
     blank.update(steps=0, collisions=0, stages=(), episode_id=episode_id, start={})
     return Score(**{**blank, "verdict": "unreadable", "message": message})
 
