@@ -17,9 +17,8 @@ from grape_training.loop_graph import LoopGraph, loop_graph
 from grape_training.policies import PolicySpec
 from grape_training.registry import Registry
 from grape_training.stages import Stages, keep_if_same_inputs
-from grape_training.tpo_options import Objective, TpoOptions
+from grape_training.tpo_options import TpoOptions
 
-TRAINER = TpoOptions(Objective(anchor=0.5), learning_rate=4e-4)
 PROOF_STATE = 9000  # index of the evaluation state that the reloaded policy is run from
 
 
@@ -45,7 +44,7 @@ class LoopOptions:
     seed: int = 0
     workers: int = 2
     ros: bool = True
-    tpo: TpoOptions = TRAINER
+    tpo: TpoOptions = TpoOptions(epochs=2)  # so few pairs make few steps
     gate: GateOptions = DEMO
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 TRAJECTORY, STEP, IMITATION = "trajectory", "step", "imitation"
 
@@ -50,7 +51,7 @@ class LoraOptions:
 
 @dataclass(frozen=True)
 class TpoOptions:
-    """Everything that can be chosen about a run.
+    """Everything that can be chosen about a run; the defaults are those of the study's TPO.
 
     ``pairs_per_step`` pairs (or groups, or imitated rollouts) are accumulated into one optimiser step;
     ``micro_batch`` steps of a trajectory share one backward pass (memory only, no effect beyond rounding);
@@ -62,10 +63,10 @@ class TpoOptions:
     ``PRECISIONS``. ``gradient_checkpointing``: recompute the decoder's activations, for large models.
     """
 
-    objective: Objective = field(default_factory=Objective)
+    objective: Objective = field(default_factory=partial(Objective, anchor=0.1))
     lora: LoraOptions = field(default_factory=LoraOptions)
-    learning_rate: float = 2e-4
-    epochs: int = 2
+    learning_rate: float = 4e-4
+    epochs: int = 1
     pairs_per_step: int = 4
     micro_batch: int = 16
     max_gradient_norm: float = 1.0
