@@ -6,7 +6,8 @@ import hashlib
 import sys
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class LoopOptions:
     seed: int = 0
     workers: int = 2
     ros: bool = True
-    tpo: TpoOptions = TpoOptions(epochs=2)  # so few pairs make few steps
+    tpo: TpoOptions = field(default_factory=partial(TpoOptions, epochs=2))  # so few pairs make few steps
     gate: GateOptions = DEMO
 
 

@@ -12,7 +12,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "tpo": (TRAJECTORY, "whole trajectories, on the table of pairs"),
     "random-pairs": (TRAJECTORY, "TPO on a random success with a random failure of the same initial state"),
     "group": (TRAJECTORY, "TPO on all rollouts of an initial state, weighted by difference of reward"),
-    "dpo": (STEP, "step-wise DPO on the table of pairs: step t of one with step t of the other"),
+    "dpo": (STEP, "step-wise DPO on the table of pairs, step t with step t; best with beta 1, anchor 0"),
     "rejection-sampling": (IMITATION, "imitate the rollouts that the scores call successful"),
     "sft": (IMITATION, "imitate the episodes whose manifest says success, e.g. demonstrations"),
 }
