@@ -88,6 +88,21 @@ def test_grasped_needs_a_closed_gripper_at_the_object() -> None:
     assert not value("grasped(carrot)", far).any()
 
 
+def test_fingers_that_widen_or_meet_hold_nothing() -> None:
+    """Jammed beside the plate, or closed again over what they let go: seen in the policy's own successes."""
+    opening = np.array([0.9, 0.5, 0.3, 0.32, 0.43, 0.3, 0.0, 0.3])
+    tracks = make_tracks([[0.3, 0.0, 0.03]] * 8, {"carrot": [0.3, 0.0, 0.01]}, gripper=opening)
+    np.testing.assert_array_equal(
+        value("grasped(carrot)", tracks), [False, True, True, True, False, True, False, True]
+    )
+
+
+def test_a_second_grasp_is_measured_by_itself() -> None:
+    opening = np.array([0.3, 0.3, 1.0, 0.5, 0.5])
+    tracks = make_tracks([[0.3, 0.0, 0.03]] * 5, {"carrot": [0.3, 0.0, 0.01]}, gripper=opening)
+    np.testing.assert_array_equal(value("grasped(carrot)", tracks), [True, True, False, True, True])
+
+
 def test_fallen_and_above() -> None:
     tall = {"carrot": (0.03, 0.03, 0.1), "plate": (0.1, 0.1, 0.01)}
     places = {"carrot": [[0.3, 0.0, 0.05], [0.3, 0.0, 0.015], [0.3, 0.4, 0.2]], "plate": [0.3, 0.4, 0.005]}

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import headline_factory as factory
 import pytest
+from grape_preference.folder import load_scores, save_scores
 from grape_training.errors import BadInputError
 from grape_training.evaluation import evaluate
 from grape_training.files import hash_file, read_json, write_json
@@ -22,6 +23,7 @@ from grape_training.headline import rebuild
 from grape_training.headline_plan import Study, load_study, parse_study, shipped_study
 from grape_training.headline_raw import CURVES, EPISODES, STAGES, _read_table, _write_table, export, read_raw
 from grape_training.headline_run import DONE, OPEN, WAITING, StudyRun
+from grape_training.headline_stages import list_stages
 from grape_training.headline_work import Work
 from grape_training.pipeline import run_tpo
 from grape_training.policies import PolicySpec
@@ -130,6 +132,24 @@ def test_the_second_iteration_starts_from_the_first_ones_policy(made):
     linked = {path.name for path in (output / "data/both/episodes").iterdir()}
     assert set(second["episode_ids"]) < linked
     assert len(linked) == 6
+
+
+def test_a_collection_is_run_where_another_failed(made, tmp_path):
+    study, output, _ = made
+    scores = load_scores(output / "data/task/scores.json")
+    judged = [replace(score, i_success=float(score.task == "spoon_on_towel")) for score in scores]
+    save_scores(judged, tmp_path / "data/task/scores.json")
+    waiting = study.collections["first"].model_copy(update={"failed_in": "task"})
+    plan = Work(study, tmp_path)._rollout_plan(waiting)
+    assert plan.states == ("short.carrot_on_plate/collect/0000",)
+    assert plan.rollouts == waiting.rollouts
+
+
+def test_a_collection_waits_for_the_scores_that_say_where_it_is_needed(made):
+    text = broken(made[0].checkpoint.parent, "first_state: 5", "first_state: 0\n    failed_in: task")
+    stages = {stage.id: stage for stage in list_stages(parse_study(text, "study.yaml"))}
+    assert stages["collect/second"].needs == ("train/grape_1-0", "score/task")
+    assert list(stages).index("score/task") < list(stages).index("collect/second")
 
 
 def test_what_is_done_is_not_done_again(made):
@@ -256,11 +276,11 @@ def test_the_shipped_study_has_what_the_claims_need():
     assert all(len(seeds[arm]) >= 3 for arm in repeated)
     wide = {*study.claims.in_domain, *study.claims.unseen}
     assert all((suite, arm, seed) in study.cells for suite in wide for arm in repeated for seed in seeds[arm])
-    for name, data in study.data.items():
+    for name in {about.data for about in study.arms.values() if about.data}:
         if name == "sampled":  # without the greedy rollout, to see what that is worth
             continue
         rollouts: Counter[str] = Counter()
-        for collection in (study.collections[each] for each in data.collections):
+        for collection in (study.collections[each] for each in study.data[name].collections):
             rollouts.update(dict.fromkeys(collection.state_ids(), collection.rollouts))
         assert min(rollouts.values()) >= 5
     assert {study.arms[arm].tpo.method for arm in repeated} == {
@@ -299,6 +319,8 @@ def broken(folder: Path, old: str, new: str) -> str:
         ("epochs: 20", "epoch: 20", r"tpo\.epoch"),
         ("pairs_per_step: 1", "pairs_per_step: many", r"tpo\.pairs_per_step"),
         ("title: DPO, data: task", "title: DPO", "trained"),
+        ("first_state: 5", "failed_in: tusk", r"collections\.second\.failed_in: unknown name tusk"),
+        ("first_state: 5", "failed_in: both", r"collections\.second: both has second, which waits"),
         ("name: tiny", "name: [tiny", "is not YAML"),
     ],
 )

@@ -91,6 +91,10 @@ def run(
             "greedy one: it is what the policy does when it is used."
         ),
     ] = False,
+    balance: Annotated[
+        bool,
+        typer.Option(help="Keep as many pairs of every task that has any: those of largest margin."),
+    ] = True,
     fallback_distance: Annotated[
         float | None,
         typer.Option(
@@ -134,6 +138,7 @@ def run(
         top=top,
         margin=margin,
         reject_greedy=reject_greedy,
+        balance=balance,
         fallback_distance=fallback_distance,
         options=ScoringOptions(objective, judge, stages),
         run=_on_ray(workers, ray) if ray else None,

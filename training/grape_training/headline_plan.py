@@ -34,7 +34,8 @@ class Collection(_Part):
     """Rollouts of an arm's first seed: ``rollouts`` from each of ``states`` states per cell.
 
     ``temperature`` 0 is greedy: one such rollout per state shows how the deployed policy fails there. A data
-    set joins it with sampled ones of the same states.
+    set joins it with sampled ones of the same states. ``failed_in``: a data set; only those of the states are
+    run in which it has a rollout that the judge found to have failed.
     """
 
     policy: str
@@ -46,9 +47,10 @@ class Collection(_Part):
     rollouts: Positive = 5
     temperature: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
     seed: Natural = 0
+    failed_in: str = ""
 
     def state_ids(self) -> list[str]:
-        """Return the initial states, index by index."""
+        """Return the initial states, index by index; with ``failed_in``, those that may be run."""
         suite = load_suite(self.suite)
         return suite.state_ids(self.split, self.states, self.first_state, list(self.cells) or None)
 
@@ -66,6 +68,7 @@ class DataSet(_Part):
     top: Positive = 1
     margin: Annotated[float, Field(ge=0.0)] = 0.0
     reject_greedy: bool = False
+    balance: bool = True
 
 
 class Arm(_Part):
@@ -179,6 +182,7 @@ class Study(_Part):
     def _check(self) -> Study:
         self._check_names()
         self._check_claims()
+        self._check_failed_in()
         for name in self.arms:
             self._check_start(name, ())
         self._check_states()
@@ -190,6 +194,7 @@ class Study(_Part):
             _known(f"data.{name}.collections", data.collections, self.collections)
         for name, each in self.collections.items():
             _known(f"collections.{name}.policy", [each.policy], self.arms)
+            _known(f"collections.{name}.failed_in", [each.failed_in] if each.failed_in else [], self.data)
         for name, arm in self.arms.items():
             _known(f"arms.{name}.start", [arm.start] if arm.start else [], self.arms)
             _known(f"arms.{name}.data", [arm.data] if arm.data else [], self.data)
@@ -239,13 +244,24 @@ class Study(_Part):
                 )
 
     def _check_data(self) -> None:
-        """Refuse data sets in which no initial state has two rollouts: there is nothing to compare."""
-        for name, data in self.data.items():
+        """Refuse to train on data in which no initial state has two rollouts: there is nothing to compare."""
+        for name in {arm.data for arm in self.arms.values() if arm.data}:
             rollouts: Counter[str] = Counter()
-            for collection in (self.collections[each] for each in data.collections):
+            for collection in (self.collections[each] for each in self.data[name].collections):
                 rollouts.update(dict.fromkeys(collection.state_ids(), collection.rollouts))
             if max(rollouts.values()) < 2:
                 raise ValueError(f"data.{name}: no initial state has two rollouts to compare; collect more")
+
+    def _check_failed_in(self) -> None:
+        """Refuse a collection that waits for the failures of one that waits itself: it may be the same."""
+        for name, collection in self.collections.items():
+            needed = self.data[collection.failed_in].collections if collection.failed_in else ()
+            waiting = [each for each in needed if self.collections[each].failed_in]
+            if waiting:
+                raise ValueError(
+                    f"collections.{name}: {collection.failed_in} has {waiting[0]}, which waits for failures "
+                    "too; name a data set of collections that do not"
+                )
 
 
 def suite_name(suite: str) -> str:

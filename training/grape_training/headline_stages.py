@@ -46,11 +46,17 @@ def _from_id(study: Study, stage_id: str) -> Stage:
     """Return the stage that another one needs."""
     kind, name = stage_id.split("/")
     if kind == COLLECT:
-        return Stage(COLLECT, name, policy_need(study, study.collections[name].policy))
+        return _collect(study, name)
     if kind == SCORE:
         return Stage(SCORE, name, tuple(f"{COLLECT}/{each}" for each in study.data[name].collections))
     arm, _, seed = name.rpartition("-")
     return _train(study, arm, int(seed))
+
+
+def _collect(study: Study, name: str) -> Stage:
+    about = study.collections[name]
+    failures = (f"{SCORE}/{about.failed_in}",) if about.failed_in else ()
+    return Stage(COLLECT, name, (*policy_need(study, about.policy), *failures))
 
 
 def _train(study: Study, arm: str, seed: int) -> Stage:

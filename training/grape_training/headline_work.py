@@ -78,7 +78,9 @@ class Work:
     def _collect_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
         collection = self.study.collections[stage.name]
         suite, (_, version) = load_suite(collection.suite), self.policy(collection.policy, results)
-        about = collection.model_dump(exclude={"policy"})
+        about = collection.model_dump(exclude={"policy"} if collection.failed_in else {"policy", "failed_in"})
+        failures = results[f"{SCORE}/{collection.failed_in}"]["files"] if collection.failed_in else None
+        about |= {"failures": failures} if failures else {}
         return {"policy": version, "suite": suite.content_hash, "max_steps": suite.max_steps, **about}
 
     def _collect(self, stage: Stage, results: Results) -> dict[str, Any]:
@@ -86,7 +88,7 @@ class Work:
 
         collection, root = self.study.collections[stage.name], self._collection_folder(stage.name)
         source, version = self.policy(collection.policy, results)
-        wanted = rollout_plan(collection)
+        wanted = self._rollout_plan(collection)
         found = collect_in_simulation(source, wanted, root, workers=self.workers, progress=self.progress)
         entries = completed(root, wanted, version).values()
         episodes = {entry.episode_id: entry for entry in entries}
@@ -95,7 +97,7 @@ class Work:
             "episodes": len(episodes),
             "successes": found.successes,
             "stopped": sum(entry.outcome == "stopped" for entry in entries),
-            "mean_steps": sum(entry.steps for entry in entries) / len(episodes),
+            "mean_steps": sum(entry.steps for entry in entries) / max(1, len(episodes)),
             "episode_ids": sorted(episodes),
             "data_hash": hash_json(about),
             "units": len(episodes),
@@ -109,7 +111,8 @@ class Work:
         plans = hash_folder(Path(grape_preference.__file__).with_name("stages"))
         collected = {name: results[f"{COLLECT}/{name}"]["data_hash"] for name in data.collections}
         objective = OBJECTIVES.get(data.objective)
-        return {"collected": collected, "plans": plans, "objective": str(objective), **data.model_dump()}
+        about = data.model_dump(exclude={"balance"} if data.balance else None)
+        return {"collected": collected, "plans": plans, "objective": str(objective), **about}
 
     def _score(self, stage: Stage, results: Results) -> dict[str, Any]:
         from grape_preference.folder import score_folder
@@ -130,6 +133,7 @@ class Work:
             top=data.top,
             margin=data.margin,
             reject_greedy=data.reject_greedy,
+            balance=data.balance,
             options=ScoringOptions(data.objective, data.judge),
             progress=self.progress,
         )
@@ -200,6 +204,29 @@ class Work:
         source = str(self.study.checkpoint)
         return source, load_vla(source).version
 
+    def _rollout_plan(self, collection: Collection) -> RolloutPlan:
+        """Return the rollouts of a collection; an episode may last as long as its suite says."""
+        from grape_training.collect import RolloutPlan
+
+        return RolloutPlan(
+            tuple(self._states(collection)),
+            collection.rollouts,
+            collection.temperature,
+            collection.seed,
+            load_suite(collection.suite).max_steps,
+            collection.suite,
+        )
+
+    def _states(self, collection: Collection) -> list[str]:
+        """Return the initial states to run: all, or those in which the judge saw a failure."""
+        from grape_preference.folder import SCORES_NAME, load_scores
+
+        if not collection.failed_in:
+            return collection.state_ids()
+        scores = load_scores(self._data_folder(collection.failed_in) / SCORES_NAME)
+        failed = {score.initial_state_id for score in scores if score.i_success == 0.0}
+        return [state for state in collection.state_ids() if state in failed]
+
     def _collection_folder(self, name: str) -> Path:
         return self.folder / "collections" / name
 
@@ -208,20 +235,6 @@ class Work:
 
     def _run_folder(self, stage: Stage) -> Path:
         return self.folder / stage.id
-
-
-def rollout_plan(collection: Collection) -> RolloutPlan:
-    """Return the rollouts of a collection; an episode may last as long as its suite says."""
-    from grape_training.collect import RolloutPlan
-
-    return RolloutPlan(
-        tuple(collection.state_ids()),
-        collection.rollouts,
-        collection.temperature,
-        collection.seed,
-        load_suite(collection.suite).max_steps,
-        collection.suite,
-    )
 
 
 def score_statistics(found: FolderScores) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def score_folder(
     top: int = 1,
     margin: float = 0.0,
     reject_greedy: bool = False,
+    balance: bool = True,
     fallback_distance: float | None = None,
     options: ScoringOptions = DEFAULT_OPTIONS,
     run: Runner | None = None,
@@ -81,6 +82,7 @@ def score_folder(
         top: m of top-m x bottom-m pairs per group.
         margin: the least difference of rewards that makes a pair.
         reject_greedy: count a greedy rollout that failed as the worst, see ``pairs.make_pairs``.
+        balance: keep the same number of pairs for every task that has any.
         fallback_distance: see ``pairs.make_pairs``; off when None.
         options: how each episode is scored.
         run: runs the work elsewhere, e.g. on a cluster, in any order; the result is the same.
@@ -105,7 +107,7 @@ def score_folder(
             if on_score is not None:
                 on_score(len(scores), len(folders), score)
     scores.sort(key=lambda score: score.episode_id)
-    how: dict[str, Any] = {"top": top, "margin": margin, "reject_greedy": reject_greedy}
+    how: dict[str, Any] = {"top": top, "margin": margin, "reject_greedy": reject_greedy, "balance": balance}
     how["fallback_distance"] = fallback_distance
     pairs = make_pairs(scores, preset, **how)
     how |= {"preset": preset, "objective": options.objective, "judge": options.judge}

@@ -26,6 +26,8 @@ from grape_preference.obstacles import FAR, box_gap, sphere_gap
 
 GRASP_REACH = 0.03  # m, from the end effector to the surface of a grasped object's box
 GRASP_CLOSED = 0.85  # share of the opening below which the gripper counts as closed on something
+GRASP_EMPTY = 0.05  # share of the opening below which the fingers meet: there is nothing between them
+LET_GO = 0.03  # share of the opening by which the fingers must have widened around a held object to let it go
 REST_TOLERANCE = 0.02  # m, vertical slack of inside() and on_top_of()
 FALLEN = 0.4  # share of an object's height below which its centre says that it has fallen over
 UP = np.array([0.0, 0.0, 1.0])
@@ -120,8 +122,17 @@ def _smoothness(context: Context, a: Point) -> np.ndarray:
 
 def _grasped(context: Context, a: Point) -> np.ndarray:
     gap = np.abs(a.positions - context.tracks.end_effector_positions) - a.extent / 2
-    near = _norm(np.maximum(gap, 0.0)) <= GRASP_REACH
-    return near & (context.tracks.gripper < GRASP_CLOSED)
+    opening = context.tracks.gripper
+    around = (_norm(np.maximum(gap, 0.0)) <= GRASP_REACH) & (opening < GRASP_CLOSED) & (opening > GRASP_EMPTY)
+    return around & (opening <= _narrowest_so_far(around, opening) + LET_GO)
+
+
+def _narrowest_so_far(around: np.ndarray, opening: np.ndarray) -> np.ndarray:
+    """Return the least opening (T,) since the fingers closed around the object; fingers can jam half open."""
+    times_left = 2.0 * np.cumsum(
+        ~around
+    )  # puts every grasp below those before it: openings differ by 1 at most
+    return np.minimum.accumulate(np.where(around, opening, 1.0) - times_left) + times_left
 
 
 def _above_footprint(a: Point, b: Point) -> np.ndarray:
@@ -239,7 +250,8 @@ _TABLE = (
         "grasped",
         _A,
         BOOLEAN,
-        f"The gripper is under {GRASP_CLOSED:.0%} open and at most {GRASP_REACH * 100:g} cm from a's box.",
+        f"The gripper is {GRASP_EMPTY:.0%} to {GRASP_CLOSED:.0%} open, at most {GRASP_REACH * 100:g} cm from "
+        f"a's box, and has not opened by {LET_GO:.0%} since it closed there.",
         _grasped,
     ),
     Function("above", _AB, BOOLEAN, "a's centre is over b's footprint and higher than b's centre.", _above),
