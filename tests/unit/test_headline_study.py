@@ -20,6 +20,7 @@ from grape_training.errors import BadInputError
 from grape_training.evaluation import evaluate
 from grape_training.files import hash_file, read_json, write_json
 from grape_training.headline import rebuild
+from grape_training.headline_figures import draw_figures
 from grape_training.headline_plan import Study, load_study, parse_study, shipped_study
 from grape_training.headline_raw import CURVES, EPISODES, STAGES, _read_table, _write_table, export, read_raw
 from grape_training.headline_run import DONE, OPEN, WAITING, StudyRun
@@ -256,6 +257,14 @@ def test_a_changed_file_is_refused_and_a_part_must_be_asked_for(made, tmp_path):
     assert document["missing"] == [f"{made[0].evaluation.suites[0].suite}/step_dpo/0"]
     assert document["p_in_domain_vs"] == {"sft": 1.0, "step_dpo": None}
     assert "Not complete" in (results / "tiny.md").read_text()
+
+
+def test_a_study_of_many_arms_is_drawn(made, tmp_path):
+    study, path = read_json(made[2] / "tiny.json"), tmp_path / "success_by_arm.png"
+    others = {f"other_{number}": {"title": "Other", "seeds": [0]} for number in range(12)}
+    arms = {name: arm.model_dump() for name, arm in made[0].arms.items()}
+    draw_figures(study, {"arms": {**others, **arms}, "claims": made[0].claims.model_dump()}, {}, tmp_path)
+    assert path.stat().st_size > 0
 
 
 def test_a_killed_stages_hours_are_kept(made):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ Curves = Mapping[tuple[str, int], Sequence[Mapping[str, float]]]
 def draw_figures(document: dict[str, Any], study: dict[str, Any], curves: Curves, folder: Path) -> list[Path]:
     """Write the figures for which there are data as PNG; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    colours = dict(zip(study["arms"], mpl.color_sequences["tab10"], strict=False))
+    colours = dict(zip(study["arms"], cycle(mpl.color_sequences["tab10"]), strict=False))
     drawn = {
         "success_by_arm": _success(document, study, colours),
         "iterations": _iterations(document, study),
