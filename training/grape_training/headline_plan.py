@@ -245,7 +245,7 @@ class Study(_Part):
 
     def _check_data(self) -> None:
         """Refuse to train on data in which no initial state has two rollouts: there is nothing to compare."""
-        for name in {arm.data for arm in self.arms.values() if arm.data}:
+        for name in sorted({arm.data for arm in self.arms.values() if arm.data}):
             rollouts: Counter[str] = Counter()
             for collection in (self.collections[each] for each in self.data[name].collections):
                 rollouts.update(dict.fromkeys(collection.state_ids(), collection.rollouts))

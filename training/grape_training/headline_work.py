@@ -78,9 +78,9 @@ class Work:
     def _collect_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
         collection = self.study.collections[stage.name]
         suite, (_, version) = load_suite(collection.suite), self.policy(collection.policy, results)
-        about = collection.model_dump(exclude={"policy"} if collection.failed_in else {"policy", "failed_in"})
-        failures = results[f"{SCORE}/{collection.failed_in}"]["files"] if collection.failed_in else None
-        about |= {"failures": failures} if failures else {}
+        about = collection.model_dump(exclude={"policy", "failed_in"})
+        if collection.failed_in:
+            about["failures"] = results[f"{SCORE}/{collection.failed_in}"]["files"]
         return {"policy": version, "suite": suite.content_hash, "max_steps": suite.max_steps, **about}
 
     def _collect(self, stage: Stage, results: Results) -> dict[str, Any]:
@@ -111,6 +111,7 @@ class Work:
         plans = hash_folder(Path(grape_preference.__file__).with_name("stages"))
         collected = {name: results[f"{COLLECT}/{name}"]["data_hash"] for name in data.collections}
         objective = OBJECTIVES.get(data.objective)
+        # An option added later is an input only where it is used, so that what was scored before stays valid.
         about = data.model_dump(exclude={"balance"} if data.balance else None)
         return {"collected": collected, "plans": plans, "objective": str(objective), **about}
 
