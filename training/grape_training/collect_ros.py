@@ -21,6 +21,8 @@ from grape_training.errors import UserError
 SERVER_SECONDS = 30.0
 CANCEL_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
+# Where the graph logs is known to who started it, not to its clients.
+_LOGS = "runs/logs after grape up, OUTPUT/logs of a grape loop"
 _NO_GRAPH = "Start it in another terminal: grape up"
 
 
@@ -82,9 +84,7 @@ class Graph:
 
             result = self._run_action("collect", goal, show)
         if result.message:
-            raise UserError(
-                f"the collection ended early: {result.message}", "See the nodes' logs in runs/logs"
-            )
+            raise UserError(f"the collection ended early: {result.message}", f"The nodes' logs: {_LOGS}")
         return CollectOutcome(result.episodes, result.successes, tuple(result.episode_ids))
 
     def run_episode(
@@ -120,7 +120,7 @@ class Graph:
             raise UserError("no policy node answers", _NO_GRAPH)
         future = client.call_async(client.srv_type.Request(checkpoint=str(folder.resolve())))
         if not self._until(future.done, SERVER_SECONDS):
-            raise UserError("the policy node did not load in time", "See its log in runs/logs")
+            raise UserError("the policy node did not load in time", f"Its log: {_LOGS}")
         answer = future.result()
         if not answer.success:
             raise UserError(f"the policy node refused: {answer.message}")
@@ -153,7 +153,7 @@ class Graph:
             sent = client.send_goal_async(goal, feedback_callback=feedback)
             self._lost.clear()
             if not self._until(sent.done, SERVER_SECONDS):
-                raise UserError("the episode manager does not answer", "See its log in runs/logs")
+                raise UserError("the episode manager does not answer", f"Its log: {_LOGS}")
             if not sent.result().accepted:
                 raise UserError("the episode manager is busy", "Wait for the other run to end, or stop it")
             return self._result(sent.result())
@@ -172,7 +172,7 @@ class Graph:
             if not result.done():
                 handle.cancel_goal_async()
                 if not self._until(result.done, CANCEL_SECONDS):
-                    what = "Run the same again: what is recorded stays. Its log in runs/logs says why"
+                    what = f"Run the same again: what is recorded stays. Its log says why: {_LOGS}"
                     raise UserError("the episode manager has ended or hangs", what)
         except KeyboardInterrupt:
             handle.cancel_goal_async()
