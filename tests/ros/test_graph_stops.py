@@ -26,7 +26,7 @@ def graph(
     tiny_checkpoint(root / "checkpoint")
     arguments = {"checkpoint": str(root / "checkpoint"), "episodes_folder": str(root / "episodes")}
     with running_stack(arguments, int(ros_environment["ROS_DOMAIN_ID"]), root / "logs") as stack:
-        module_probe.listen("action", "safety_state")
+        module_probe.listen("action", "safety_state", "heartbeat")
         yield stack
 
 
@@ -63,13 +63,22 @@ class Episode:
         return self._result.result().result
 
 
+def _started_again(graph: RunningStack, probe: Any, name: str, killed: int) -> None:
+    """Wait until the node's new process is heard: a request to the dead one, still known, gets no answer."""
+    probe.until(lambda: graph.pids().get(name, killed) != killed, 60, f"new process of the {name}")
+    probe.received["heartbeat"].clear()
+    probe.wait_for("heartbeat", lambda beat: beat.frame_id == name, 60)
+    probe.spin(0.5)  # until the new server knows this client too, see Probe.found
+
+
 def test_a_killed_policy_stops_the_arm(graph: RunningStack, module_probe: Any, holds_rates: Any) -> None:
     from grape_msgs.msg import SafetyState
 
     def in_time() -> bool:
-        module_probe.call("set_policy_task", seconds=60, active=False)  # it is there (again)
+        module_probe.call("set_policy_task", seconds=60, active=False)  # it is there
         episode = Episode(module_probe)
-        os.kill(graph.pids()["policy"], signal.SIGKILL)
+        killed = graph.pids()["policy"]
+        os.kill(killed, signal.SIGKILL)
         seconds, message = episode.seconds_to_stop(time.monotonic())
         result = episode.result()
         print(f"{seconds:.3f} s from SIGKILL to: {message.message}")
@@ -77,6 +86,7 @@ def test_a_killed_policy_stops_the_arm(graph: RunningStack, module_probe: Any, h
         assert message.reason in (SafetyState.REASON_HEARTBEAT_LOST, SafetyState.REASON_STALE_COMMAND)
         assert result.outcome == "stopped"
         assert "heartbeat of the policy" in result.reason or "overdue" in result.reason
+        _started_again(graph, module_probe, "policy", killed)
         return seconds <= BOND + STOP + TRANSPORT
 
     holds_rates(in_time)
