@@ -48,7 +48,8 @@ arms:
     seeds: [0, 1]
     tpo: &tpo {epochs: 20, pairs_per_step: 1, learning_rate: 1.0e-3, lora: {rank: 2, alpha: 4}}
   step_dpo: {title: DPO, data: task, tpo: {<<: *tpo, method: dpo, epochs: 1}}
-  grape_2: {title: Second, start: grape_1, data: both, tpo: {<<: *tpo, epochs: 1}}
+  grape_2: {title: Second, incumbent: grape_1, data: both, tpo: {<<: *tpo, epochs: 1}}
+gate: {suite: FOLDER/short.yaml, split: train, first_state: 0, states: 1}
 evaluation:
   suites:
     - {suite: FOLDER/short.yaml, states: 2}

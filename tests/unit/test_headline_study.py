@@ -84,7 +84,7 @@ def test_a_killed_study_has_each_rollout_and_episode_once(made):
     assert not raw.missing
     collected = read_json(output / "stages/collect/first.json")["result"]
     assert collected["episodes"] == len(collected["episode_ids"]) == 4
-    assert lines(output, "evaluation/short/*.jsonl") == 20
+    assert lines(output, "evaluation/short/*.jsonl") == 16  # a refused iteration is its incumbent
     assert lines(output, "train/grape_1-0/metrics.jsonl") == 20 * raw.stages["score/task"]["result"]["pairs"]
     assert raw.stages["evaluate/short/sft-0"]["cost"]["processor"] > 0.0
 
@@ -121,7 +121,7 @@ def test_a_suite_is_evaluated_with_two_decodings(made):
     assert [cell.path_length for cell in greedy] != [cell.path_length for cell in sampled]
 
 
-def test_the_second_iteration_starts_from_the_first_ones_policy(made):
+def test_the_second_iteration_adds_the_first_ones_rollouts_and_starts_anew(made):
     output = made[1]
     first = read_json(output / "stages/train/grape_1-0.json")["result"]
     second = read_json(output / "stages/collect/second.json")["result"]
@@ -129,10 +129,44 @@ def test_the_second_iteration_starts_from_the_first_ones_policy(made):
     manifests = [read_json(folder / "episode.json") for folder in folders]
     assert {manifest["policy_version"] for manifest in manifests} == {first["version"]}
     base = Path(read_json(output / "train/grape_2-0/adapter/adapter_config.json")["base_model_name_or_path"])
-    assert base == (output / "train/grape_2-0/base").resolve()
+    assert base == made[0].checkpoint.resolve()
     linked = {path.name for path in (output / "data/both/episodes").iterdir()}
     assert set(second["episode_ids"]) < linked
     assert len(linked) == 6
+
+
+def test_a_refused_iteration_leaves_its_incumbent_in_place(made):
+    """Policies of few random weights never succeed in three steps, so no gate can find one better."""
+    study, output, results = made
+    first, second = (read_json(output / f"stages/train/grape_{n}-0.json")["result"] for n in (1, 2))
+    gate = read_json(output / "stages/gate/grape_2-0.json")["result"]
+    assert not gate["promote"]
+    assert (gate["candidate"], gate["incumbent"]) == (second["version"], first["version"])
+    assert gate["version"] == first["version"]
+    assert gate["success"]["total"] == 2
+    assert lines(output, "evaluation/gate/*.jsonl") == 4
+    raw = read_raw(results / "tiny")
+    suite = study.evaluation.suites[0].suite
+    assert raw.episodes[suite, "grape_2", 0] == raw.episodes[suite, "grape_1", 0]
+    assert "refused, the incumbent stays" in (results / "tiny.md").read_text()
+
+
+def test_a_promoted_iteration_is_the_arms_policy(made):
+    study, output, _ = made
+    work, run = Work(study, output, progress=False), StudyRun(Work(study, output, progress=False))
+    second = run.results["train/grape_2-0"]["version"]
+    better = {"promote": True, "version": second}
+    folder, version = work.policy("grape_2", {**run.results, "gate/grape_2-0": better})
+    assert (Path(folder), version) == (output / "train/grape_2-0/adapter", second)
+    first = run.results["train/grape_1-0"]["version"]
+    assert work.policy("grape_2", run.results) == (str(output / "train/grape_1-0/adapter"), first)
+
+
+def test_a_gate_is_where_its_arm_waits_for_it(made):
+    stages = {stage.id: stage for stage in list_stages(made[0])}
+    assert stages["gate/grape_2-0"].needs == ("train/grape_2-0", "train/grape_1-0")
+    assert stages["train/grape_2-0"].needs == ("score/both",)
+    assert stages["evaluate/short/grape_2-0"].needs == ("gate/grape_2-0",)
 
 
 def test_a_collection_is_run_where_another_failed(made, tmp_path):
@@ -156,7 +190,7 @@ def test_a_collection_waits_for_the_scores_that_say_where_it_is_needed(made):
 def test_what_is_done_is_not_done_again(made):
     study, output, _ = made
     before = {path: path.stat().st_mtime_ns for path in (output / "stages").rglob("*.json")}
-    assert len(before) == 14
+    assert len(before) == 15
     run = factory.run(study, output)
     assert all(each.state == DONE and each.seconds == 0.0 for each in run.progress())
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -176,7 +210,7 @@ def test_changed_options_do_again_what_depends_on_them(made):
     waiting = {name for name, state in found.items() if state == WAITING}
     assert waiting == {
         *("evaluate/short/grape_1-0", "evaluate/short/grape_1-1"),
-        *("collect/second", "score/both", "train/grape_2-0", "evaluate/short/grape_2-0"),
+        *("collect/second", "score/both", "train/grape_2-0", "gate/grape_2-0", "evaluate/short/grape_2-0"),
     }
     assert found["train/step_dpo-0"] == found["score/task"] == DONE
 
@@ -269,7 +303,7 @@ def test_a_study_of_many_arms_is_drawn(made, tmp_path):
 
 def test_a_killed_stages_hours_are_kept(made):
     clocks = list((made[1] / "clocks").rglob("*.json"))
-    assert len(clocks) == 14
+    assert len(clocks) == 15
     saved = read_json(made[1] / "stages/train/grape_1-0.json")
     assert saved["cost"]["wall"] > 0.0
     assert saved["machine"]["cores"] >= 1
@@ -305,7 +339,7 @@ def test_the_shipped_study_has_what_the_claims_need():
 
 def test_the_results_in_the_docs_are_those_of_their_raw_rows(tmp_path):
     results = Path(shutil.copytree(ROOT / "docs" / "results", tmp_path / "results"))
-    rebuild(results, "headline", partial=True)
+    rebuild(results, "headline")
     for name in ("headline.json", "headline.md"):
         assert (results / name).read_text() == (ROOT / "docs" / "results" / name).read_text()
 
@@ -322,7 +356,7 @@ def broken(folder: Path, old: str, new: str) -> str:
         ("states: 1, rollouts", "split: eval, states: 1, rollouts", "2 initial states are evaluated too"),
         ("data: task\n    seeds", "data: tusk\n    seeds", r"arms\.grape_1\.data: unknown name tusk"),
         ("candidate: grape_1", "candidate: grape_9", "grape_9"),
-        ("policy: sft,", "policy: grape_2,", "an arm cannot start from itself"),
+        ("policy: sft,", "policy: grape_2,", "an arm cannot need itself"),
         ("rollouts: 2, temperature: 1.0}", "rollouts: 0, temperature: 1.0}", r"collections\.first\.rollouts"),
         ("rollouts: 2, temperature: 1.0}", "rollouts: 1, temperature: 1.0}", r"data\.task: no initial state"),
         ("epochs: 20", "epoch: 20", r"tpo\.epoch"),
@@ -330,6 +364,11 @@ def broken(folder: Path, old: str, new: str) -> str:
         ("title: DPO, data: task", "title: DPO", "trained"),
         ("first_state: 5", "failed_in: tusk", r"collections\.second\.failed_in: unknown name tusk"),
         ("first_state: 5", "failed_in: both", r"collections\.second: both has second, which waits"),
+        ("gate: {suite", "gates: {suite", "gates"),
+        ("split: train", "split: eval", "gate: 2 initial states are evaluated too"),
+        ("split: train, first_state: 0", "split: collect, first_state: 0", "2 initial states are the gate's"),
+        ("incumbent: grape_1", "incumbent: grape_9", r"arms\.grape_2\.incumbent: unknown name grape_9"),
+        ("data: task, tpo", "incumbent: sft, tpo", "nothing is trained without data"),
         ("name: tiny", "name: [tiny", "is not YAML"),
     ],
 )

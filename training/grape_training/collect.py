@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from grape_episodes.catalogue import Catalogue, Entry
-from grape_policy.collection.rollouts import Rollout, find_completed, plan
+from grape_policy.collection.rollouts import Rollout, find_completed, plan, rollout_seed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from grape_training.cells import IN_DOMAIN
 from grape_training.evaluation import DEFAULT_MAX_STEPS
+from grape_training.exploration import Lift
 from grape_training.policies import PolicySpec, VlaActor, load_vla
 from grape_training.pool import run_parallel, termination_deferred
 
@@ -34,7 +35,10 @@ REST_STEPS = 2  # of 0.2 s, between the last action and the last picture
 
 @dataclass(frozen=True)
 class RolloutPlan:
-    """Which rollouts to collect: ``rollouts`` per initial state of ``suite``, sampled at ``temperature``."""
+    """Which rollouts to collect: ``rollouts`` per initial state of ``suite``, sampled at ``temperature``.
+
+    lift: they go straight up for 1 to this many actions after the grasp, see ``exploration``; 0: never.
+    """
 
     states: tuple[str, ...]
     rollouts: int = 5
@@ -42,15 +46,20 @@ class RolloutPlan:
     seed: int = 0
     max_steps: int = DEFAULT_MAX_STEPS
     suite: str = IN_DOMAIN
+    lift: int = 0
 
     @property
     def cells(self) -> list[Rollout]:
-        """All rollouts, those of one state after another, with the seeds that the episode manager uses."""
+        """All rollouts, those of one state after another, with the seeds that the episode manager uses.
+
+        With ``lift`` the seeds are others, so that no such rollout is taken for one without.
+        """
         from grape_sim.suite import load_suite
 
         suite = load_suite(self.suite)
         tasks = [suite.sample(state).task.name for state in self.states]
-        return plan(tasks, self.states, self.rollouts, self.seed)
+        seed = rollout_seed(self.seed, "lift", self.lift) if self.lift else self.seed
+        return plan(tasks, self.states, self.rollouts, seed)
 
 
 @dataclass(frozen=True)
@@ -83,7 +92,14 @@ def collect_in_simulation(
     done = completed(root, wanted, version)
     cells = [cell for cell in wanted.cells if cell not in done]
     spec = PolicySpec(source, wanted.temperature)
-    function = partial(record_rollout, spec=spec, root=root, max_steps=wanted.max_steps, suite=wanted.suite)
+    function = partial(
+        record_rollout,
+        spec=spec,
+        root=root,
+        max_steps=wanted.max_steps,
+        suite=wanted.suite,
+        lift=wanted.lift,
+    )
     total, successes = len(wanted.cells), sum(entry.success for entry in done.values())
     bar = tqdm(total=total, initial=len(done), desc="rollouts", unit="ep", disable=not progress)
     with bar, closing(run_parallel(function, cells, workers)) as results:
@@ -103,7 +119,7 @@ def _environment(suite: str) -> SimEnvironment:
 
 
 def record_rollout(
-    cell: Rollout, *, spec: PolicySpec, root: Path, max_steps: int, suite: str = IN_DOMAIN
+    cell: Rollout, *, spec: PolicySpec, root: Path, max_steps: int, suite: str = IN_DOMAIN, lift: int = 0
 ) -> bool:
     """Run and write one episode; return whether it succeeded."""
     from grape_episodes.writer import write_episode
@@ -111,7 +127,8 @@ def record_rollout(
 
     policy, environment = load_vla(spec.source), _environment(suite)
     observations = [environment.reset(cell.initial_state_id)]
-    actor = VlaActor(policy, environment.instruction, spec.temperature, cell.seed)
+    exploration = Lift(policy, lift, cell.seed) if lift else None
+    actor = VlaActor(policy, environment.instruction, spec.temperature, cell.seed, exploration)
     manifest = _start(environment, policy.version, spec.temperature, cell.seed)
     refused = ""
     while len(actor.batches) < max_steps and not (environment.success_now or refused):

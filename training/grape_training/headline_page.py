@@ -39,6 +39,7 @@ def make_page(document: dict[str, Any], study: dict[str, Any], figures: Sequence
         "## Rollouts, scores, training",
         _collections(document),
         _training(document, study),
+        _gate(document, study),
         "## Hours",
         _hours(document),
         "## How to read it",
@@ -179,6 +180,19 @@ def _training(document: dict[str, Any], study: dict[str, Any]) -> str:
             [_title(study, arm), seed, str(it["pairs"]), str(it["steps"]), *values, f"{it['wall'] / 60:.0f}"]
         )
     return _table(["arm", "seed", "terms", "steps", "loss", "margin", "accuracy", "KL", "minutes"], rows)
+
+
+def _gate(document: dict[str, Any], study: dict[str, Any]) -> str:
+    rows = []
+    for name, it in document["gate"].items():
+        arm, _, seed = name.rpartition("-")
+        success, collided = it["success"], it["collisions"]
+        changes = [f"{each['difference']:+.1%}" for each in (success, collided)]
+        verdict = "promoted" if it["promote"] else "refused, the incumbent stays"
+        rows.append(
+            [_title(study, arm), seed, str(success["total"]), *changes, _p(success["p_greater"]), verdict]
+        )
+    return _table(["gate", "seed", "states", "success", "collided", "p, better", "verdict"], rows)
 
 
 def _hours(document: dict[str, Any]) -> str:

@@ -35,7 +35,7 @@ class Collection(_Part):
 
     ``temperature`` 0 is greedy: one such rollout per state shows how the deployed policy fails there. A data
     set joins it with sampled ones of the same states. ``failed_in``: a data set; only those of the states are
-    run in which it has a rollout that the judge found to have failed.
+    run in which it has a rollout that the judge found to have failed. ``lift``: as in ``grape collect``.
     """
 
     policy: str
@@ -48,6 +48,7 @@ class Collection(_Part):
     temperature: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
     seed: Natural = 0
     failed_in: str = ""
+    lift: Natural = 0
 
     def state_ids(self) -> list[str]:
         """Return the initial states, index by index; with ``failed_in``, those that may be run."""
@@ -72,15 +73,15 @@ class DataSet(_Part):
 
 
 class Arm(_Part):
-    """A way of training. ``start``: the arm whose policy is improved (none: the checkpoint).
+    """A way of training, from the checkpoint; without ``data`` the checkpoint itself. Each seed is one run.
 
-    Without ``data`` the policy is taken as it is. Each seed is one training run; it starts from the same seed
-    of ``start`` where that has it, else from its first.
+    ``incumbent``: the arm whose policy (of the same seed where it has that, else of its first) stays unless
+    the gate finds the new one better: what a robot would run after this iteration, not what was trained.
     """
 
     title: str
-    start: str = ""
     data: str = ""
+    incumbent: str = ""
     seeds: Annotated[tuple[Natural, ...], Field(min_length=1)] = (0,)
     tpo: TpoOptions = TpoOptions()
 
@@ -132,6 +133,19 @@ class EvaluationPlan(_Part):
         return load_suite(each.suite).state_ids(self.split, each.states, self.first_state)
 
 
+class GateStates(_Part):
+    """Initial states from which a new policy meets its incumbent, greedily; none else may use them."""
+
+    suite: str = IN_DOMAIN
+    split: str = "collect"
+    first_state: Natural
+    states: Positive
+
+    def state_ids(self) -> list[str]:
+        """Return the initial states, index by index."""
+        return load_suite(self.suite).state_ids(self.split, self.states, self.first_state)
+
+
 class Claim(_Part):
     """Where a change is looked for: an arm against the reference on suites."""
 
@@ -160,6 +174,7 @@ class Study(_Part):
     collections: dict[Name, Collection]
     data: dict[Name, DataSet]
     arms: dict[Name, Arm]
+    gate: GateStates | None = None
     evaluation: EvaluationPlan
     claims: Claims
 
@@ -184,7 +199,7 @@ class Study(_Part):
         self._check_claims()
         self._check_failed_in()
         for name in self.arms:
-            self._check_start(name, ())
+            self._check_needs(name, ())
         self._check_states()
         self._check_data()
         return self
@@ -196,7 +211,9 @@ class Study(_Part):
             _known(f"collections.{name}.policy", [each.policy], self.arms)
             _known(f"collections.{name}.failed_in", [each.failed_in] if each.failed_in else [], self.data)
         for name, arm in self.arms.items():
-            _known(f"arms.{name}.start", [arm.start] if arm.start else [], self.arms)
+            _known(f"arms.{name}.incumbent", [arm.incumbent] if arm.incumbent else [], self.arms)
+            if arm.incumbent and self.gate is None:
+                raise ValueError(f"arms.{name}: an incumbent needs a gate; say from which states")
             _known(f"arms.{name}.data", [arm.data] if arm.data else [], self.data)
         names = [suite_name(each.title) for each in self.evaluation.suites]
         if len(set(names)) < len(names):
@@ -219,29 +236,28 @@ class Study(_Part):
                     "add them to evaluation.suites"
                 )
 
-    def _check_start(self, name: str, seen: tuple[str, ...]) -> None:
-        """Refuse an arm that needs itself, by its start or by who collected its data."""
+    def _check_needs(self, name: str, seen: tuple[str, ...]) -> None:
+        """Refuse an arm that needs itself, by its incumbent or by who collected its data."""
         if name in seen:
-            raise ValueError(f"arms: {' needs '.join((*seen, name))}; an arm cannot start from itself")
+            raise ValueError(f"arms: {' needs '.join((*seen, name))}; an arm cannot need itself")
         arm = self.arms[name]
-        if not arm.data and (arm.start or len(arm.seeds) > 1 or arm.tpo != TpoOptions()):
+        if not arm.data and (arm.incumbent or len(arm.seeds) > 1 or arm.tpo != TpoOptions()):
             raise ValueError(f"arms.{name}: nothing is trained without data; give its data, or only a title")
         collected = self.data[arm.data].collections if arm.data else ()
-        for other in {arm.start, *(self.collections[each].policy for each in collected)} - {""}:
-            self._check_start(other, (*seen, name))
+        for other in {arm.incumbent, *(self.collections[each].policy for each in collected)} - {""}:
+            self._check_needs(other, (*seen, name))
 
     def _check_states(self) -> None:
-        """Refuse initial states that are both collected from and evaluated on."""
+        """Refuse initial states that are used twice: to collect from, for the gate, to evaluate on."""
+        gate = set(self.gate.state_ids()) if self.gate else set()
         evaluated = {
             state for each in self.evaluation.suites for state in self.evaluation.state_ids(each.title)
         }
+        _apart("gate", gate, evaluated, "are evaluated")
         for name, collection in self.collections.items():
-            shared = sorted(evaluated.intersection(collection.state_ids()))
-            if shared:
-                raise ValueError(
-                    f"collections.{name}: {len(shared)} initial states are evaluated too, the first is "
-                    f"{shared[0]}; collect from another split or from other numbers"
-                )
+            states = set(collection.state_ids())
+            _apart(f"collections.{name}", states, evaluated, "are evaluated")
+            _apart(f"collections.{name}", states, gate, "are the gate's")
 
     def _check_data(self) -> None:
         """Refuse to train on data in which no initial state has two rollouts: there is nothing to compare."""
@@ -267,6 +283,15 @@ class Study(_Part):
 def suite_name(suite: str) -> str:
     """Return what a suite, by name or file, is called in names of stages and files."""
     return Path(suite).stem
+
+
+def _apart(where: str, states: set[str], others: set[str], what: str) -> None:
+    shared = sorted(states & others)
+    if shared:
+        raise ValueError(
+            f"{where}: {len(shared)} initial states {what} too, the first is {shared[0]}; take another split "
+            "or other numbers"
+        )
 
 
 def _known(where: str, names: Any, known: Any) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 
 from grape_training.files import hash_json, read_json, write_json
 from grape_training.headline_clock import Clock, machine
-from grape_training.headline_stages import COLLECT, EVALUATE, SCORE, TRAIN, Stage, list_stages
+from grape_training.headline_stages import COLLECT, EVALUATE, GATE, SCORE, TRAIN, Stage, list_stages
 from grape_training.headline_work import Results, Work
 from grape_training.pool import run_parallel
 
 DONE, OPEN, WAITING = "done", "open", "waiting"
-# Seconds a rollout, scored episode, loss term of one pass, or evaluated episode takes until one was measured:
+# Seconds a rollout, scored episode, loss term of one pass, paired or evaluated episode takes until measured:
 # an unhurried guess for two cores.
-GUESSES = {COLLECT: 1.0, SCORE: 0.1, TRAIN: 1.5, EVALUATE: 0.8}
+GUESSES = {COLLECT: 1.0, SCORE: 0.1, TRAIN: 1.5, GATE: 1.6, EVALUATE: 0.8}
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ class StudyRun:
         study = self.work.study
         if stage.kind == EVALUATE:
             return len(study.evaluation.state_ids(stage.suite))
+        if stage.kind == GATE and study.gate:
+            return len(study.gate.state_ids())
         if stage.kind == TRAIN:
             arm = study.arms[stage.name]
             known = self.results.get(f"{SCORE}/{arm.data}", {}).get("pairs")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from grape_training.headline_plan import Study, suite_name
 
-COLLECT, SCORE, TRAIN, EVALUATE = "collect", "score", "train", "evaluate"
+COLLECT, SCORE, TRAIN, GATE, EVALUATE = "collect", "score", "train", "gate", "evaluate"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Stage:
     @property
     def id(self) -> str:
         """Its name among all stages, e.g. ``evaluate/in_domain/grape_1-0``."""
-        seed = f"-{self.seed}" if self.kind in (TRAIN, EVALUATE) else ""
+        seed = f"-{self.seed}" if self.kind in (TRAIN, GATE, EVALUATE) else ""
         return "/".join(part for part in (self.kind, suite_name(self.suite), f"{self.name}{seed}") if part)
 
 
@@ -50,7 +50,10 @@ def _from_id(study: Study, stage_id: str) -> Stage:
     if kind == SCORE:
         return Stage(SCORE, name, tuple(f"{COLLECT}/{each}" for each in study.data[name].collections))
     arm, _, seed = name.rpartition("-")
-    return _train(study, arm, int(seed))
+    if kind == GATE:
+        incumbent = policy_need(study, study.arms[arm].incumbent, int(seed))
+        return Stage(GATE, arm, (f"{TRAIN}/{name}", *incumbent), int(seed))
+    return Stage(TRAIN, arm, (f"{SCORE}/{study.arms[arm].data}",), int(seed))
 
 
 def _collect(study: Study, name: str) -> Stage:
@@ -59,18 +62,13 @@ def _collect(study: Study, name: str) -> Stage:
     return Stage(COLLECT, name, (*policy_need(study, about.policy), *failures))
 
 
-def _train(study: Study, arm: str, seed: int) -> Stage:
-    about = study.arms[arm]
-    start = policy_need(study, about.start, seed) if about.start else ()
-    return Stage(TRAIN, arm, (*start, f"{SCORE}/{about.data}"), seed)
-
-
 def _evaluate(study: Study, suite: str, arm: str, seed: int) -> Stage:
     return Stage(EVALUATE, arm, policy_need(study, arm, seed), seed, suite)
 
 
 def policy_need(study: Study, arm: str, seed: int | None = None) -> tuple[str, ...]:
-    """Return the training stage that makes the policy of ``arm``; nothing for one that is not trained."""
+    """Return the stage that makes or chooses the policy of ``arm``; nothing for one that is not trained."""
     if not study.arms[arm].data:
         return ()
-    return (f"{TRAIN}/{arm}-{study.seed_of(arm, seed)}",)
+    kind = GATE if study.arms[arm].incumbent else TRAIN
+    return (f"{kind}/{arm}-{study.seed_of(arm, seed)}",)

@@ -49,6 +49,7 @@ def make_summary(raw: Raw) -> dict[str, Any]:
         "definitions": DEFINITIONS,
         "cells": _cells(raw),
         "training": _by_kind(raw, "train"),
+        "gate": _by_kind(raw, "gate"),
         "collections": _by_kind(raw, "collect"),
         "data": _by_kind(raw, "score"),
         "hours": hours(raw),

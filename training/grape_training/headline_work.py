@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from grape_training.evaluation import evaluate
 from grape_training.files import hash_file, hash_folder, hash_json
-from grape_training.headline_plan import Collection, Study, suite_name
+from grape_training.gate import decide
+from grape_training.headline_plan import Collection, GateStates, Study, suite_name
 from grape_training.headline_rows import row_of
-from grape_training.headline_stages import COLLECT, SCORE, TRAIN, Stage, policy_need
+from grape_training.headline_stages import COLLECT, GATE, SCORE, TRAIN, Stage, policy_need
 from grape_training.policies import PolicySpec, load_vla
 from grape_training.stages import keep_if_same_inputs
 from grape_training.suites import load_suite
@@ -43,6 +44,8 @@ class Work:
             return self._score_inputs(stage, results)
         if stage.kind == TRAIN:
             return self._train_inputs(stage, results)
+        if stage.kind == GATE:
+            return self._gate_inputs(stage, results)
         return self._evaluate_inputs(stage, results)
 
     def run(self, stage: Stage, results: Results) -> dict[str, Any]:
@@ -53,6 +56,8 @@ class Work:
             return self._score(stage, results)
         if stage.kind == TRAIN:
             return self._train(stage, results)
+        if stage.kind == GATE:
+            return self._gate(stage, results)
         return self._evaluate(stage, results)
 
     def intact(self, stage: Stage, result: dict[str, Any]) -> bool:
@@ -67,18 +72,22 @@ class Work:
         return all(path.is_file() and hash_file(path) == sha for path, sha in files.items())
 
     def policy(self, arm: str, results: Results, seed: int | None = None) -> tuple[str, str]:
-        """Return folder and version of the policy of ``arm``."""
+        """Return folder and version of the policy of ``arm``: where a gate refused it, its incumbent's."""
         need = policy_need(self.study, arm, seed)
         if not need:
             source = str(self.study.checkpoint)
             return source, load_vla(source).version
-        kind, name = need[0].split("/")
-        return str(self.folder / kind / name / "adapter"), results[need[0]]["version"]
+        (kind, name), result = need[0].split("/"), results[need[0]]
+        if kind == GATE and not result["promote"]:
+            return self.policy(self.study.arms[arm].incumbent, results, self.study.seed_of(arm, seed))
+        return str(self.folder / TRAIN / name / "adapter"), result["version"]
 
     def _collect_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
         collection = self.study.collections[stage.name]
         suite, (_, version) = load_suite(collection.suite), self.policy(collection.policy, results)
-        about = collection.model_dump(exclude={"policy", "failed_in"})
+        # An option added later is an input only where it is used: what was collected before stays valid.
+        unused = set() if collection.lift else {"lift"}
+        about = collection.model_dump(exclude={"policy", "failed_in", *unused})
         if collection.failed_in:
             about["failures"] = results[f"{SCORE}/{collection.failed_in}"]["files"]
         return {"policy": version, "suite": suite.content_hash, "max_steps": suite.max_steps, **about}
@@ -144,7 +153,7 @@ class Work:
     def _train_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
         arm = self.study.arms[stage.name]
         return {
-            "policy": self._start(stage, results)[1],
+            "policy": load_vla(str(self.study.checkpoint)).version,
             "data": results[f"{SCORE}/{arm.data}"]["files"],
             "options": asdict(arm.options(stage.seed)),
         }
@@ -156,7 +165,7 @@ class Work:
         keep_if_same_inputs(output, hash_json(self._train_inputs(stage, results)))
         data = self._data_folder(arm.data)
         result = run_tpo(
-            Path(self._start(stage, results)[0]),
+            self.study.checkpoint,
             data / "pairs.parquet",
             data / "episodes",
             output,
@@ -168,6 +177,42 @@ class Work:
         about = {key: value for key, value in asdict(result).items() if key != "adapter"}
         version = load_vla(str(adapter)).version
         return {**about, "version": version, "adapter": hash_folder(adapter), "units": result.pairs}
+
+    def _gate_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
+        suite = load_suite(self._meeting.suite)
+        return {
+            "candidate": results[f"{TRAIN}/{stage.name}-{stage.seed}"]["version"],
+            "incumbent": self.policy(self.study.arms[stage.name].incumbent, results, stage.seed)[1],
+            "suite": suite.content_hash,
+            "states": hash_json(self._meeting.state_ids()),
+            "max_steps": suite.max_steps,
+            "seed": self.study.evaluation.seed,
+        }
+
+    def _gate(self, stage: Stage, results: Results) -> dict[str, Any]:
+        """Let candidate and incumbent run from the gate's states; ``version`` is of the one that stays."""
+        candidate = results[f"{TRAIN}/{stage.name}-{stage.seed}"]["version"]
+        folder, incumbent = self.policy(self.study.arms[stage.name].incumbent, results, stage.seed)
+        adapter = self.folder / TRAIN / f"{stage.name}-{stage.seed}" / "adapter"
+        found = evaluate(
+            {candidate: PolicySpec(str(adapter)), incumbent: PolicySpec(folder)},
+            self._meeting.state_ids(),
+            self.folder / "evaluation" / "gate",
+            suite=self._meeting.suite,
+            workers=self.workers,
+            max_steps=load_suite(self._meeting.suite).max_steps,
+            seed=self.study.evaluation.seed,
+            progress=self.progress,
+        )
+        made = decide(candidate, incumbent, found[candidate], found[incumbent])
+        version = candidate if made.promote else incumbent
+        return {**made.to_dict(), "version": version, "units": made.success.total}
+
+    @property
+    def _meeting(self) -> GateStates:
+        if self.study.gate is None:
+            raise ValueError("a study without gate has no incumbents")  # refused where studies are read
+        return self.study.gate
 
     def _evaluate_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
         plan = self.study.evaluation
@@ -197,14 +242,6 @@ class Work:
         )[version]
         return {"version": version, "rows": [row_of(cell) for cell in found], "units": len(found)}
 
-    def _start(self, stage: Stage, results: Results) -> tuple[str, str]:
-        """Return folder and version of the policy that a training run starts from."""
-        start = self.study.arms[stage.name].start
-        if start:
-            return self.policy(start, results, stage.seed)
-        source = str(self.study.checkpoint)
-        return source, load_vla(source).version
-
     def _rollout_plan(self, collection: Collection) -> RolloutPlan:
         """Return the rollouts of a collection; an episode may last as long as its suite says."""
         from grape_training.collect import RolloutPlan
@@ -216,6 +253,7 @@ class Work:
             collection.seed,
             load_suite(collection.suite).max_steps,
             collection.suite,
+            collection.lift,
         )
 
     def _states(self, collection: Collection) -> list[str]:

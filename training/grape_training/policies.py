@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from grape_policy.vla.inference import ActionBatch, VlaPolicy
     from grape_sim.environment import Observation, SimEnvironment
 
+    from grape_training.exploration import Lift
+
 SCRIPTED = ("expert", "random", "zero")
 OTHER_STATE = 5001  # how far away the initial state lies whose image a shuffled policy gets
 SHUFFLES = ("none", "instruction", "image")
@@ -74,12 +76,15 @@ def load_vla(source: str) -> VlaPolicy:
 class VlaActor:
     """A VLA within one episode; keeps every emitted token and log-probability."""
 
-    def __init__(self, policy: VlaPolicy, instruction: str, temperature: float, seed: int) -> None:
+    def __init__(
+        self, policy: VlaPolicy, instruction: str, temperature: float, seed: int, lift: Lift | None = None
+    ) -> None:
         import torch
 
         self.policy = policy
         self.instruction = instruction
         self.temperature = temperature
+        self.lift = lift
         self.generator = torch.Generator().manual_seed(seed)
         self.batches: list[ActionBatch] = []
 
@@ -89,9 +94,14 @@ class VlaActor:
 
     def act_on(self, image: np.ndarray) -> np.ndarray:
         """Return the action for an RGB image (H, W, 3)."""
-        batch = self.policy.act(image[None], [self.instruction], self.temperature, self.generator)
+        forced = self.lift.forced() if self.lift else None
+        batch = self.policy.act(
+            image[None], [self.instruction], self.temperature, self.generator, forced=forced
+        )
         self.batches.append(batch)
         action: np.ndarray = batch.actions[0]
+        if self.lift:
+            self.lift.ran(action)
         return action
 
 

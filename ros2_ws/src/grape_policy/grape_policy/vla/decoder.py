@@ -6,7 +6,7 @@ and value are one product, gate and up another.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -136,11 +136,14 @@ class ActionDecoder:
         generator: torch.Generator | None = None,
         steps: int = ACTION_DIMENSIONS,
         mark: Mark = unmarked,
+        forced: Mapping[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return token ids (B, T) int64 and their log-probabilities (B, T) float32.
 
         Only action ids are emitted: greedy takes the best of them, sampling renormalises over them at
         ``temperature``. The log-probabilities are those of the full vocabulary at temperature 1.
+        ``forced`` maps dimensions to token ids that are emitted there, whatever the model would say; the
+        dimensions after them are decoded given these.
 
         Raises:
             ValueError: the prompt is too long for the model.
@@ -150,10 +153,16 @@ class ActionDecoder:
         patches = self.vision(pixel_values)
         mark("vision")
         logits = [self._logits(self._prefill(patches, prompt_ids, max(lengths), steps))]
-        tokens = [self._choose(logits[0], temperature, generator)]
-        for step in range(steps - 1):
-            logits.append(self._step(tokens[-1], [length + step for length in lengths]))
-            tokens.append(self._choose(logits[-1], temperature, generator))
+        tokens: list[Tensor] = []
+        for step in range(steps):
+            if step:
+                logits.append(self._step(tokens[-1], [length + step - 1 for length in lengths]))
+            token = (forced or {}).get(step)
+            tokens.append(
+                self._choose(logits[-1], temperature, generator)
+                if token is None
+                else torch.full((len(patches),), token, device=patches.device)
+            )
         ids = torch.stack(tokens, dim=1)
         scores = torch.stack(logits, dim=1).log_softmax(dim=-1).gather(2, ids[:, :, None])[:, :, 0]
         _check_finite(scores)

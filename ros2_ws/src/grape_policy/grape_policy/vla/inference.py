@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -87,6 +87,7 @@ class VlaPolicy:
         temperature: float = 0.0,
         generator: torch.Generator | None = None,
         mark: Mark = unmarked,
+        forced: Mapping[int, int] | None = None,
     ) -> ActionBatch:
         """Choose one action per camera image.
 
@@ -96,6 +97,7 @@ class VlaPolicy:
             temperature: 0 takes the most likely action tokens, above 0 samples among the action tokens.
             generator: source of the samples, for reproducible ones.
             mark: is told when each section of the work ends.
+            forced: token ids by action dimension, for all rows, instead of the model's own.
 
         Raises:
             ValueError: images or instructions of the wrong shape, type or length, or a bad temperature.
@@ -110,8 +112,15 @@ class VlaPolicy:
         pixels = self.checkpoint.preprocessor(images).to(weight.device, weight.dtype)
         prompts = self.prompt_ids(instructions)
         mark("preprocess")
-        tokens, scores = self._decoder.decode(pixels, prompts, temperature, generator, mark=mark)
+        tokens, scores = self._decoder.decode(
+            pixels, prompts, temperature, generator, mark=mark, forced=forced
+        )
         return self.batch(tokens, scores, started)
+
+    def token_ids(self, action: NDArray[np.float64]) -> list[int]:
+        """Return the 7 token ids of an action (7,) m, rad, gripper 0 .. 1; clipped to the statistics."""
+        ids: list[int] = self._actions.encode(self.statistics.normalise(action)).tolist()
+        return ids
 
     def batch(self, tokens: torch.Tensor, scores: torch.Tensor, started: float) -> ActionBatch:
         """Turn tokens and log-probabilities (B, 7) of a call that began at ``started`` into actions."""

@@ -1,0 +1,45 @@
+"""Exploration beyond the policy's own samples: ways that no demonstration showed, to be preferred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from grape_policy.vla.config import ACTION_DIMENSIONS
+
+if TYPE_CHECKING:
+    from grape_policy.vla.inference import VlaPolicy
+    from numpy.typing import NDArray
+
+CLOSED_ACTIONS = 2  # so many actions in a row with the gripper closed, and it holds what it can hold
+POSITION, GRIPPER = range(3), ACTION_DIMENSIONS - 1  # how the hand turns stays the policy's choice
+
+
+class Lift:
+    """Straight up after the grasp: once in an episode, for 1 to ``most`` actions, a number drawn by ``seed``.
+
+    Sampling at a temperature shakes each action by itself, which averages out: a policy whose
+    demonstrations had nothing in the way hardly ever comes across a way over it. The same action several
+    times in a row does. Only the policy's own gripper commands say when. What ran is what is recorded: the
+    tokens of the lift, with the log-probabilities that the policy gives them.
+    """
+
+    def __init__(self, policy: VlaPolicy, most: int, seed: int) -> None:
+        up = np.zeros(ACTION_DIMENSIONS)  # closed
+        up[2] = policy.statistics.q99[2]
+        tokens = policy.token_ids(up)
+        self._tokens = {dimension: tokens[dimension] for dimension in (*POSITION, GRIPPER)}
+        self._left = int(np.random.default_rng(seed).integers(1, most + 1))
+        self._closed = 0
+
+    def forced(self) -> Mapping[int, int]:
+        """Return the tokens by action dimension that the next action has to have; none outside the lift."""
+        if self._closed < CLOSED_ACTIONS or not self._left:
+            return {}
+        self._left -= 1
+        return self._tokens
+
+    def ran(self, action: NDArray[np.float64]) -> None:
+        """Take note of an action (7,) of the episode."""
+        self._closed = self._closed + 1 if action[GRIPPER] < 0.5 else 0
