@@ -54,7 +54,7 @@ def collect(
     ] = DEFAULT_EPISODES,
     workers: WorkersOption = 2,
     lift: Annotated[
-        int, typer.Option(min=0, help="Explore: up to so many actions straight up after a grasp (--no-ros).")
+        int, typer.Option(min=0, help="Explore: up to so many actions upwards after a grasp (--no-ros).")
     ] = 0,
     json: JsonOption = False,
 ) -> None:

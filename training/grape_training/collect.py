@@ -37,7 +37,7 @@ REST_STEPS = 2  # of 0.2 s, between the last action and the last picture
 class RolloutPlan:
     """Which rollouts to collect: ``rollouts`` per initial state of ``suite``, sampled at ``temperature``.
 
-    lift: they go straight up for 1 to this many actions after the grasp, see ``exploration``; 0: never.
+    lift: they go up for 1 to this many actions after the grasp, see ``exploration``; 0: never.
     """
 
     states: tuple[str, ...]

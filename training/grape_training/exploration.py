@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLOSED_ACTIONS = 2  # so many actions in a row with the gripper closed, and it holds what it can hold
-POSITION, GRIPPER = range(3), ACTION_DIMENSIONS - 1  # how the hand turns stays the policy's choice
+UP, GRIPPER = 2, ACTION_DIMENSIONS - 1
 
 
 class Lift:
-    """Straight up after the grasp: once in an episode, for 1 to ``most`` actions, a number drawn by ``seed``.
+    """Up after the grasp: once in an episode, for 1 to ``most`` actions, a number drawn by ``seed``.
 
     Sampling at a temperature shakes each action by itself, which averages out: a policy whose
     demonstrations had nothing in the way hardly ever comes across a way over it. The same action several
-    times in a row does. Only the policy's own gripper commands say when. What ran is what is recorded: the
-    tokens of the lift, with the log-probabilities that the policy gives them.
+    times in a row does. Only the height is forced, so that the rest of the action stays likely enough to be
+    learnt from; the policy's own gripper commands say when. What ran is what is recorded: the tokens of the
+    lift, with the log-probabilities that the policy gives them.
     """
 
     def __init__(self, policy: VlaPolicy, most: int, seed: int) -> None:
-        up = np.zeros(ACTION_DIMENSIONS)  # closed
-        up[2] = policy.statistics.q99[2]
-        tokens = policy.token_ids(up)
-        self._tokens = {dimension: tokens[dimension] for dimension in (*POSITION, GRIPPER)}
+        highest = np.zeros(ACTION_DIMENSIONS)
+        highest[UP] = policy.statistics.q99[UP]
+        self._tokens = {UP: policy.token_ids(highest)[UP]}
         self._left = int(np.random.default_rng(seed).integers(1, most + 1))
         self._closed = 0
 
