@@ -73,7 +73,10 @@ def _bars(panel: Axes, bars: Sequence[tuple[int, dict[str, Any], Any]]) -> None:
 
 
 def _iterations(document: dict[str, Any], study: dict[str, Any]) -> Figure | None:
-    """Draw success over the iterations, one line a suite of the claims."""
+    """Draw success over the iterations, one line a suite of the claims.
+
+    All of them of their first seed: a later iteration builds on the first seed of the one before.
+    """
     arms, claims = study["claims"]["iterations"], study["claims"]
     wanted = [*claims["in_domain"], *claims["unseen"]] if len(arms) > 1 else []
     suites = [suite for suite in wanted if all(arm in document["cells"][suite] for arm in arms)]
@@ -82,16 +85,17 @@ def _iterations(document: dict[str, Any], study: dict[str, Any]) -> Figure | Non
     figure = Figure(figsize=(WIDTH * 0.75, 3.6), layout="constrained")
     panel = figure.subplots()
     for number, suite in enumerate(suites):
-        rates = [document["cells"][suite][arm]["success"] for arm in arms]
-        middle = [100 * rate["value"] for rate in rates]
+        cells = [document["cells"][suite][arm] for arm in arms]
+        rates = [next(iter(cell["seeds"].values()))["success"] for cell in cells]
+        middle = [100 * rate["rate"] for rate in rates]
         spans = [
-            [100 * (r["value"] - r["low"]) for r in rates],
-            [100 * (r["high"] - r["value"]) for r in rates],
+            [100 * (r["rate"] - r["low"]) for r in rates],
+            [100 * (r["high"] - r["rate"]) for r in rates],
         ]
         places = np.arange(len(arms)) + 0.03 * (number - len(suites) / 2)
         panel.errorbar(places, middle, yerr=spans, marker="o", ms=4, capsize=2, lw=1.4, label=suite)
     panel.set_xticks(range(len(arms)), [study["arms"][arm]["title"] for arm in arms], fontsize=8)
-    panel.set_ylabel("success, %")
+    panel.set_ylabel("success of the first seed, %")
     panel.set_ylim(0, 100)
     panel.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)

@@ -90,7 +90,8 @@ def _success(document: dict[str, Any], study: dict[str, Any]) -> str:
     heads = [f"{suite} ({count})" for suite, count in zip(suites, episodes, strict=True)]
     note = (
         "In brackets behind a suite: paired episodes of each seed. Behind a rate: 95 % interval, and the "
-        "number of seeds if there are several."
+        "number of seeds if there are several. An arm that its gate refused has the policy of its incumbent, "
+        "of the same seed."
     )
     return _table(["arm", *heads], rows) + "\n\n" + note
 
