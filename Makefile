@@ -16,7 +16,7 @@ setup:
 	@./scripts/setup.sh
 
 demo: setup
-	@$(ENVIRONMENT) exec .venv/bin/grape loop --output runs/demo --states 3 --rollouts 4
+	@$(ENVIRONMENT) exec .venv/bin/grape loop --output runs/demo
 
 check: setup
 	.venv/bin/ruff check .

@@ -111,8 +111,8 @@ def loop(
         "runs/demo"
     ),
     checkpoint: Annotated[Path, typer.Option(help="Policy to improve.")] = DEFAULT_POLICY,
-    states: Annotated[int, typer.Option(min=1, help="Initial states per task to collect from.")] = 2,
-    rollouts: Annotated[int, typer.Option(min=2, help="Rollouts per initial state, one of them greedy.")] = 5,
+    states: Annotated[int, typer.Option(min=1, help="Initial states per task to collect from.")] = 3,
+    rollouts: Annotated[int, typer.Option(min=2, help="Rollouts per initial state, one of them greedy.")] = 4,
     eval_states: Annotated[int, typer.Option(min=1, help="Initial states per task to evaluate on.")] = 20,
     max_steps: Annotated[int, typer.Option(min=1, help="Longest episode in steps of 0.2 s.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and training.")] = 0,

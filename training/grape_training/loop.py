@@ -34,8 +34,8 @@ class LoopOptions:
     output: Path
     checkpoint: Path
     tasks: tuple[str, ...] = ("carrot_on_plate", "eggplant_in_basket", "stack_cube", "spoon_on_towel")
-    states: int = 2
-    rollouts: int = 5
+    states: int = 3  # few: then the result hangs on how often the greedy rollouts of these happen to fail
+    rollouts: int = 4
     temperature: float = 0.7
     preset: str = "0,1,1"
     top: int = 2
