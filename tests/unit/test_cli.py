@@ -88,7 +88,6 @@ def test_help_needs_no_heavy_library(tmp_path):
         (["score", "nowhere"], 2, "no finished episodes"),
         (["train", "tpo", "--policy", "nowhere"], 2, "nowhere"),
         (["loop", "--no-ros", "--checkpoint", "nowhere"], 1, "no folder nowhere"),
-        (["collect", "--lift", "3"], 2, "Add --no-ros"),
         (["no-such-command"], 2, "No such command"),
     ],
 )

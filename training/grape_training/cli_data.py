@@ -18,7 +18,6 @@ from grape_training.cli_common import (
     print_json,
     split_tasks,
 )
-from grape_training.errors import BadInputError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,9 +52,6 @@ def collect(
         Path, typer.Option(help="Episodes' folder: that of the running graph, or of what starts here.")
     ] = DEFAULT_EPISODES,
     workers: WorkersOption = 2,
-    lift: Annotated[
-        int, typer.Option(min=0, help="Explore: up to so many actions upwards after a grasp (--no-ros).")
-    ] = 0,
     json: JsonOption = False,
 ) -> None:
     """Collect rollouts of the policy; the same command again runs only what is missing.
@@ -63,8 +59,6 @@ def collect(
     Through the graph the collection is an unattended one: it checks each reset and each episode, tries again,
     and shows how it goes on a status page below the episodes' folder.
     """
-    if ros and lift:
-        raise BadInputError("--lift explores in simulated processes only", "Add --no-ros, or leave it out")
     if ros:
         from grape_training.collect_unattended import collect_through_graph, make_task_list
 
@@ -80,7 +74,7 @@ def collect(
     from grape_training.evaluation import initial_states
 
     ids = tuple(initial_states(split_tasks(tasks), split, states))
-    plan = RolloutPlan(ids, rollouts, temperature, seed, max_steps, lift=lift)
+    plan = RolloutPlan(ids, rollouts, temperature, seed, max_steps)
     made = collect_in_simulation(str(policy), plan, output, workers=workers)
     document = {"episodes": made.episodes, "successes": made.successes, "folder": str(made.root)}
     _show_collected(document, made.episodes, made.successes, made.root, json)

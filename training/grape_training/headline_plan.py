@@ -35,7 +35,7 @@ class Collection(_Part):
 
     ``temperature`` 0 is greedy: one such rollout per state shows how the deployed policy fails there. A data
     set joins it with sampled ones of the same states. ``failed_in``: a data set; only those of the states are
-    run in which it has a rollout that the judge found to have failed. ``lift``: as in ``grape collect``.
+    run in which it has a rollout that the judge found to have failed. ``lift``: see ``exploration``.
     """
 
     policy: str
