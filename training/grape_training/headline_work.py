@@ -179,12 +179,12 @@ class Work:
         return {**about, "version": version, "adapter": hash_folder(adapter), "units": result.pairs}
 
     def _gate_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
-        suite = load_suite(self._meeting.suite)
+        suite = load_suite(self._gate_states.suite)
         return {
             "candidate": results[f"{TRAIN}/{stage.name}-{stage.seed}"]["version"],
             "incumbent": self.policy(self.study.arms[stage.name].incumbent, results, stage.seed)[1],
             "suite": suite.content_hash,
-            "states": hash_json(self._meeting.state_ids()),
+            "states": hash_json(self._gate_states.state_ids()),
             "max_steps": suite.max_steps,
             "seed": self.study.evaluation.seed,
         }
@@ -196,11 +196,11 @@ class Work:
         adapter = self.folder / TRAIN / f"{stage.name}-{stage.seed}" / "adapter"
         found = evaluate(
             {candidate: PolicySpec(str(adapter)), incumbent: PolicySpec(folder)},
-            self._meeting.state_ids(),
+            self._gate_states.state_ids(),
             self.folder / "evaluation" / "gate",
-            suite=self._meeting.suite,
+            suite=self._gate_states.suite,
             workers=self.workers,
-            max_steps=load_suite(self._meeting.suite).max_steps,
+            max_steps=load_suite(self._gate_states.suite).max_steps,
             seed=self.study.evaluation.seed,
             progress=self.progress,
         )
@@ -209,7 +209,7 @@ class Work:
         return {**made.to_dict(), "version": version, "units": made.success.total}
 
     @property
-    def _meeting(self) -> GateStates:
+    def _gate_states(self) -> GateStates:
         if self.study.gate is None:
             raise ValueError("a study without gate has no incumbents")  # refused where studies are read
         return self.study.gate
