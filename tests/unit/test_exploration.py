@@ -86,7 +86,7 @@ def test_a_lifted_rollout_records_the_tokens_that_ran_with_their_log_probabiliti
     done = completed(tmp_path, PLAN, loaded.version)
     assert len(done) == 4
     policy = load_vla(str(checkpoint))
-    up = policy.token_ids(np.array([0, 0, policy.statistics.q99[2], 0, 0, 0, 0]))[2]
+    up = next(iter(Lift(policy, 1, 0)._tokens.values()))
     rollouts = load_rollouts([entry.episode_id for entry in done.values()], tmp_path, loaded)
     scorer, lifted = VlaScorer(loaded.model, loaded.preprocessor), 0
     for rollout in rollouts.values():

@@ -54,6 +54,16 @@ def test_a_failed_greedy_rollout_is_rejected_first() -> None:
     assert names(make_pairs(of("d", "b"), "paper-code")) == [("b", "a")]
 
 
+def test_successes_are_paired_among_themselves_when_asked_for() -> None:
+    won = [replace(s, i_success=float(s.episode_id in "bde")) for s in GROUP]
+    assert names(make_pairs(won, "0,1,1")) == [("b", "a")]
+    assert names(make_pairs(won, "0,1,1", among_successes=True)) == [("b", "a"), ("b", "e")]
+    every = [replace(s, i_success=1.0) for s in GROUP]
+    assert names(make_pairs(every, "0,1,1", among_successes=True)) == [("b", "a")], "no pair twice"
+    assert names(make_pairs(GROUP, "paper-code", among_successes=True)) == [("b", "a")], "none succeeded"
+    assert names(make_pairs(won[:2], "0,1,1", among_successes=True)) == [("b", "a")], "one success"
+
+
 def test_margin_is_a_strict_threshold() -> None:
     assert len(make_pairs(GROUP, "paper-code", top=2, margin=0.5, balance=False)) == 3
     assert make_pairs(GROUP, "paper-code", margin=0.9) == []

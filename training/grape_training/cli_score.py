@@ -91,6 +91,10 @@ def run(
             "greedy one: it is what the policy does when it is used."
         ),
     ] = False,
+    among_successes: Annotated[
+        bool,
+        typer.Option(help="Pair a state's successes among themselves too: how to succeed, not only whether."),
+    ] = False,
     balance: Annotated[
         bool,
         typer.Option(help="Keep as many pairs of every task that has any: those of largest margin."),
@@ -138,6 +142,7 @@ def run(
         top=top,
         margin=margin,
         reject_greedy=reject_greedy,
+        among_successes=among_successes,
         balance=balance,
         fallback_distance=fallback_distance,
         options=ScoringOptions(objective, judge, stages),

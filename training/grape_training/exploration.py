@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from grape_policy.vla.actions import ActionTokenizer
 from grape_policy.vla.config import ACTION_DIMENSIONS
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ class Lift:
     """
 
     def __init__(self, policy: VlaPolicy, most: int, seed: int) -> None:
-        highest = np.zeros(ACTION_DIMENSIONS)
-        highest[UP] = policy.statistics.q99[UP]
+        # The middle of the highest bin: its upper edge has a token of its own, which decodes to the same
+        # height but which training with soft targets never shows, so that it is hardly learnt.
+        centre = ActionTokenizer(policy.checkpoint.config).centres[-1]
+        highest = policy.statistics.unnormalise(np.full(ACTION_DIMENSIONS, centre))
         self._tokens = {UP: policy.token_ids(highest)[UP]}
         self._left = int(np.random.default_rng(seed).integers(1, most + 1))
         self._closed = 0

@@ -69,6 +69,7 @@ class DataSet(_Part):
     top: Positive = 1
     margin: Annotated[float, Field(ge=0.0)] = 0.0
     reject_greedy: bool = False
+    among_successes: bool = False
     balance: bool = True
 
 

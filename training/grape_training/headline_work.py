@@ -121,7 +121,8 @@ class Work:
         collected = {name: results[f"{COLLECT}/{name}"]["data_hash"] for name in data.collections}
         objective = OBJECTIVES.get(data.objective)
         # An option added later is an input only where it is used, so that what was scored before stays valid.
-        about = data.model_dump(exclude={"balance"} if data.balance else None)
+        later = (("balance", True), ("among_successes", False))
+        about = data.model_dump(exclude={name for name, default in later if getattr(data, name) == default})
         return {"collected": collected, "plans": plans, "objective": str(objective), **about}
 
     def _score(self, stage: Stage, results: Results) -> dict[str, Any]:
@@ -143,6 +144,7 @@ class Work:
             top=data.top,
             margin=data.margin,
             reject_greedy=data.reject_greedy,
+            among_successes=data.among_successes,
             balance=data.balance,
             options=ScoringOptions(data.objective, data.judge),
             progress=self.progress,

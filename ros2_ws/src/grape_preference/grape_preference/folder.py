@@ -64,6 +64,7 @@ def score_folder(
     top: int = 1,
     margin: float = 0.0,
     reject_greedy: bool = False,
+    among_successes: bool = False,
     balance: bool = True,
     fallback_distance: float | None = None,
     options: ScoringOptions = DEFAULT_OPTIONS,
@@ -82,6 +83,7 @@ def score_folder(
         top: m of top-m x bottom-m pairs per group.
         margin: the least difference of rewards that makes a pair.
         reject_greedy: count a greedy rollout that failed as the worst, see ``pairs.make_pairs``.
+        among_successes: pair the successes among themselves too, see ``pairs.make_pairs``.
         balance: keep the same number of pairs for every task that has any.
         fallback_distance: see ``pairs.make_pairs``; off when None.
         options: how each episode is scored.
@@ -108,7 +110,7 @@ def score_folder(
                 on_score(len(scores), len(folders), score)
     scores.sort(key=lambda score: score.episode_id)
     how: dict[str, Any] = {"top": top, "margin": margin, "reject_greedy": reject_greedy, "balance": balance}
-    how["fallback_distance"] = fallback_distance
+    how |= {"among_successes": among_successes, "fallback_distance": fallback_distance}
     pairs = make_pairs(scores, preset, **how)
     how |= {"preset": preset, "objective": options.objective, "judge": options.judge}
     pairs_path = save_pairs(pairs, output / PAIRS_NAME, how)

@@ -62,6 +62,7 @@ def make_pairs(
     top: int = 1,
     margin: float = 0.0,
     reject_greedy: bool = False,
+    among_successes: bool = False,
     balance: bool = True,
     max_per_task: int | None = None,
     fallback_distance: float | None = None,
@@ -75,6 +76,7 @@ def make_pairs(
         margin: the least difference of rewards (strictly greater) that makes a pair.
         reject_greedy: where the greedy rollout (temperature 0) failed and another succeeded, count it as the
             worst: it is what the policy does when it is used, so it is what there is to unlearn.
+        among_successes: pair the successes of a group among themselves too: how to succeed, not only whether.
         balance: keep the same number of pairs for every task that has any (those with the largest margins).
         max_per_task: keep at most so many pairs per task.
         fallback_distance: off when None. Else a group that gave no pair is joined with the nearest other such
@@ -93,6 +95,11 @@ def make_pairs(
             groups[score.task, score.initial_state_id].append(score)
     make = partial(_group_pairs, preset=preset, top=top, margin=margin, reject_greedy=reject_greedy)
     found = {key: make(groups[key]) for key in sorted(groups)}
+    if among_successes:
+        for key, group in found.items():
+            known = {(pair.chosen, pair.rejected) for pair in group}
+            more = make([score for score in groups[key] if score.i_success])
+            group += [pair for pair in more if (pair.chosen, pair.rejected) not in known]
     pairs = [pair for group in found.values() for pair in group]
     if fallback_distance is not None:
         lonely = [groups[key] for key, group in found.items() if not group]
