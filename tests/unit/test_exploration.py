@@ -50,6 +50,26 @@ def test_it_happens_once_and_lasts_1_to_as_many_actions_as_allowed(checkpoint):
     assert again == lengths
 
 
+def edge_token(policy) -> int:
+    """Return the token of the greatest height itself, the last one; the bin below it has the next id."""
+    return policy.token_ids(np.array([0, 0, policy.statistics.q99[2], 0, 0, 0, 0]))[2]
+
+
+def test_it_uses_the_highest_bin_and_not_the_token_of_its_edge_which_means_the_same_height(checkpoint):
+    policy = load_vla(str(checkpoint))
+    lift = Lift(policy, 1, seed=0)
+    lift.ran(CLOSED)
+    lift.ran(CLOSED)
+    forced = lift.forced()
+    assert forced == {2: edge_token(policy) + 1}
+    image = np.zeros((1, 64, 64, 3), np.uint8)
+    heights = [
+        policy.act(image, ["stack"], forced={2: token}).actions[0, 2]
+        for token in (edge_token(policy), forced[2], forced[2] + 1)
+    ]
+    assert heights[0] == heights[1] > heights[2]
+
+
 def test_it_goes_up_as_far_as_the_demonstrations_and_leaves_the_rest_to_the_policy(checkpoint):
     policy = load_vla(str(checkpoint))
     lift = Lift(policy, 1, seed=0)
@@ -86,7 +106,7 @@ def test_a_lifted_rollout_records_the_tokens_that_ran_with_their_log_probabiliti
     done = completed(tmp_path, PLAN, loaded.version)
     assert len(done) == 4
     policy = load_vla(str(checkpoint))
-    up = next(iter(Lift(policy, 1, 0)._tokens.values()))
+    up = edge_token(policy) + 1
     rollouts = load_rollouts([entry.episode_id for entry in done.values()], tmp_path, loaded)
     scorer, lifted = VlaScorer(loaded.model, loaded.preprocessor), 0
     for rollout in rollouts.values():
