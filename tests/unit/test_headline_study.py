@@ -11,15 +11,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import headline_factory as factory
 import pytest
+from grape_episodes.manifest import read_manifest
 from grape_preference.folder import load_scores, save_scores
+from grape_preference.pairs import load_pairs
 from grape_training.errors import BadInputError
 from grape_training.evaluation import evaluate
 from grape_training.files import hash_file, read_json, write_json
 from grape_training.headline import rebuild
+from grape_training.headline_data import rollouts_from
 from grape_training.headline_figures import draw_figures
 from grape_training.headline_plan import Study, load_study, parse_study, shipped_study
 from grape_training.headline_raw import CURVES, EPISODES, STAGES, _read_table, _write_table, export, read_raw
@@ -187,6 +191,34 @@ def test_a_collection_waits_for_the_scores_that_say_where_it_is_needed(made):
     assert list(stages).index("score/task") < list(stages).index("collect/second")
 
 
+def test_an_arm_joins_the_pairs_of_several_data_sets(made, tmp_path):
+    text = broken(made[0].checkpoint.parent, "DPO, data: task", "DPO, data: [task, later]")
+    study = parse_study(text.replace("  both:", "  later: {collections: [second]}\n  both:"), "study.yaml")
+    output = Path(shutil.copytree(made[1], tmp_path / "run", symlinks=True))
+    results = factory.run(study, output, "train/step_dpo-0").results
+    joined = output / "train/step_dpo-0/data"
+    parts = [load_pairs(output / f"data/{name}/pairs.parquet") for name in ("task", "later")]
+    assert load_pairs(joined / "pairs.parquet") == parts[0] + parts[1]
+    assert results["train/step_dpo-0"]["pairs"] == len(parts[0]) + len(parts[1]) > len(parts[0]) > 0
+    collected = (results[f"collect/{name}"]["episode_ids"] for name in ("first", "second"))
+    assert sorted(path.name for path in (joined / "episodes").iterdir()) == sorted(chain(*collected))
+    assert len(load_scores(joined / "scores.json")) == 6
+
+
+def test_a_data_set_of_few_states_has_the_rollouts_of_the_first_ones(made):
+    study, output, _ = made
+    text = broken(made[0].checkpoint.parent, "states: 1, rollouts: 2", "states: 2, rollouts: 2")
+    text = text.replace("task: {collections: [first]}", "task: {collections: [first], states: 1}")
+    work = Work(parse_study(text, "study.yaml"), output)
+    results = StudyRun(Work(study, output, progress=False)).results
+    first = work._rollouts(work.study.data["task"], results)
+    assert {path.name for path in first} == set(results["collect/first"]["episode_ids"])
+    one = {read_manifest(first[0]).initial_state_id}
+    few = rollouts_from(output / "collections/first", [path.name for path in first], one)
+    assert (len(few), len(first)) == (2, 4)
+    assert {read_manifest(path).initial_state_id for path in few} == one
+
+
 def test_what_is_done_is_not_done_again(made):
     study, output, _ = made
     before = {path: path.stat().st_mtime_ns for path in (output / "stages").rglob("*.json")}
@@ -319,9 +351,7 @@ def test_the_shipped_study_has_what_the_claims_need():
     assert all(len(seeds[arm]) >= 3 for arm in repeated)
     wide = {*study.claims.in_domain, *study.claims.unseen}
     assert all((suite, arm, seed) in study.cells for suite in wide for arm in repeated for seed in seeds[arm])
-    for name in {about.data for about in study.arms.values() if about.data}:
-        if name == "sampled":  # without the greedy rollout, to see what that is worth
-            continue
+    for name in {data for about in study.arms.values() for data in about.data}:
         rollouts: Counter[str] = Counter()
         for collection in (study.collections[each] for each in study.data[name].collections):
             rollouts.update(dict.fromkeys(collection.state_ids(), collection.rollouts))
@@ -363,6 +393,8 @@ def broken(folder: Path, old: str, new: str) -> str:
         ("pairs_per_step: 1", "pairs_per_step: many", r"tpo\.pairs_per_step"),
         ("title: DPO, data: task", "title: DPO", "trained"),
         ("first_state: 5", "failed_in: tusk", r"collections\.second\.failed_in: unknown name tusk"),
+        ("DPO, data: task", "DPO, data: [task, both]", "first is in two of the data sets"),
+        ("task: {collections: [first]}", "task: {collections: [first], states: 0}", r"data\.task\.states"),
         ("first_state: 5", "failed_in: both", r"collections\.second: both has second, which waits"),
         ("gate: {suite", "gates: {suite", "gates"),
         ("split: train", "split: eval", "gate: 2 initial states are evaluated too"),

@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from grape_training.cells import IN_DOMAIN
 from grape_training.errors import BadInputError
+from grape_training.headline_checks import check_study
 from grape_training.suites import load_suite
 from grape_training.tpo_options import TpoOptions
 
@@ -24,6 +24,11 @@ Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]  # they become names of files
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _listed(names: object) -> object:
+    """Let one name stand for a list of one."""
+    return (names,) if isinstance(names, str) else names
 
 
 class _Part(BaseModel):
@@ -59,10 +64,13 @@ class Collection(_Part):
 class DataSet(_Part):
     """Scored and paired rollouts of one or more collections; see ``grape score``.
 
+    ``states``: only the rollouts from so many initial states per cell, the first ones; none: from all.
+
     The judge sees perceived keypoints only: a study that reads the simulator's verdict proves nothing.
     """
 
     collections: Names
+    states: Positive | None = None
     objective: str = "task"
     preset: str = "balanced"
     judge: Literal["keypoints"] = "keypoints"
@@ -76,12 +84,14 @@ class DataSet(_Part):
 class Arm(_Part):
     """A way of training, from the checkpoint; without ``data`` the checkpoint itself. Each seed is one run.
 
+    ``data``: a data set, or several, whose pairs are joined: one keeps what another one is not about.
+
     ``incumbent``: the arm whose policy (of the same seed where it has that, else of its first) stays unless
     the gate finds the new one better: what a robot would run after this iteration, not what was trained.
     """
 
     title: str
-    data: str = ""
+    data: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     incumbent: str = ""
     seeds: Annotated[tuple[Natural, ...], Field(min_length=1)] = (0,)
     tpo: TpoOptions = TpoOptions()
@@ -196,109 +206,8 @@ class Study(_Part):
 
     @model_validator(mode="after")
     def _check(self) -> Study:
-        self._check_names()
-        self._check_claims()
-        self._check_failed_in()
-        for name in self.arms:
-            self._check_needs(name, ())
-        self._check_states()
-        self._check_data()
+        check_study(self)
         return self
-
-    def _check_names(self) -> None:
-        for name, data in self.data.items():
-            _known(f"data.{name}.collections", data.collections, self.collections)
-        for name, each in self.collections.items():
-            _known(f"collections.{name}.policy", [each.policy], self.arms)
-            _known(f"collections.{name}.failed_in", [each.failed_in] if each.failed_in else [], self.data)
-        for name, arm in self.arms.items():
-            _known(f"arms.{name}.incumbent", [arm.incumbent] if arm.incumbent else [], self.arms)
-            if arm.incumbent and self.gate is None:
-                raise ValueError(f"arms.{name}: an incumbent needs a gate; say from which states")
-            _known(f"arms.{name}.data", [arm.data] if arm.data else [], self.data)
-        names = [suite_name(each.title) for each in self.evaluation.suites]
-        if len(set(names)) < len(names):
-            raise ValueError("evaluation.suites: a suite is there twice; give one of them another name")
-        for evaluated in self.evaluation.suites:
-            _known(f"evaluation.suites.{evaluated.title}.arms", evaluated.arms, self.arms)
-
-    def _check_claims(self) -> None:
-        """Every claim needs its arm and the reference on its suites."""
-        claims, cells = self.claims, {(suite, arm) for suite, arm, _ in self.cells}
-        wanted = [
-            (suite, arm) for suite in claims.in_domain for arm in (*claims.baselines, *claims.iterations)
-        ]
-        wanted += [(suite, claims.candidate) for suite in (*claims.in_domain, *claims.unseen)]
-        wanted += [(s, c.arm) for c in (claims.collisions, claims.steps) if c is not None for s in c.suites]
-        for suite, arm in wanted:
-            if not {(suite, arm), (suite, claims.reference)} <= cells:
-                raise ValueError(
-                    f"claims: {arm} and {claims.reference} are not both evaluated on {suite}; "
-                    "add them to evaluation.suites"
-                )
-
-    def _check_needs(self, name: str, seen: tuple[str, ...]) -> None:
-        """Refuse an arm that needs itself, by its incumbent or by who collected its data."""
-        if name in seen:
-            raise ValueError(f"arms: {' needs '.join((*seen, name))}; an arm cannot need itself")
-        arm = self.arms[name]
-        if not arm.data and (arm.incumbent or len(arm.seeds) > 1 or arm.tpo != TpoOptions()):
-            raise ValueError(f"arms.{name}: nothing is trained without data; give its data, or only a title")
-        collected = self.data[arm.data].collections if arm.data else ()
-        for other in {arm.incumbent, *(self.collections[each].policy for each in collected)} - {""}:
-            self._check_needs(other, (*seen, name))
-
-    def _check_states(self) -> None:
-        """Refuse initial states that are used twice: to collect from, for the gate, to evaluate on."""
-        gate = set(self.gate.state_ids()) if self.gate else set()
-        evaluated = {
-            state for each in self.evaluation.suites for state in self.evaluation.state_ids(each.title)
-        }
-        _apart("gate", gate, evaluated, "are evaluated")
-        for name, collection in self.collections.items():
-            states = set(collection.state_ids())
-            _apart(f"collections.{name}", states, evaluated, "are evaluated")
-            _apart(f"collections.{name}", states, gate, "are the gate's")
-
-    def _check_data(self) -> None:
-        """Refuse to train on data in which no initial state has two rollouts: there is nothing to compare."""
-        for name in sorted({arm.data for arm in self.arms.values() if arm.data}):
-            rollouts: Counter[str] = Counter()
-            for collection in (self.collections[each] for each in self.data[name].collections):
-                rollouts.update(dict.fromkeys(collection.state_ids(), collection.rollouts))
-            if max(rollouts.values()) < 2:
-                raise ValueError(f"data.{name}: no initial state has two rollouts to compare; collect more")
-
-    def _check_failed_in(self) -> None:
-        """Refuse a collection that waits for the failures of one that waits itself: it may be the same."""
-        for name, collection in self.collections.items():
-            needed = self.data[collection.failed_in].collections if collection.failed_in else ()
-            waiting = [each for each in needed if self.collections[each].failed_in]
-            if waiting:
-                raise ValueError(
-                    f"collections.{name}: {collection.failed_in} has {waiting[0]}, which waits for failures "
-                    "too; name a data set of collections that do not"
-                )
-
-
-def suite_name(suite: str) -> str:
-    """Return what a suite, by name or file, is called in names of stages and files."""
-    return Path(suite).stem
-
-
-def _apart(where: str, states: set[str], others: set[str], what: str) -> None:
-    shared = sorted(states & others)
-    if shared:
-        raise ValueError(
-            f"{where}: {len(shared)} initial states {what} too, the first is {shared[0]}; take another split "
-            "or other numbers"
-        )
-
-
-def _known(where: str, names: Any, known: Any) -> None:
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise ValueError(f"{where}: unknown name {', '.join(unknown)}; there are {', '.join(known)}")
 
 
 def shipped_study(name: str) -> Path:

@@ -131,16 +131,22 @@ class StudyRun:
             return len(study.gate.state_ids())
         if stage.kind == TRAIN:
             arm = study.arms[stage.name]
-            known = self.results.get(f"{SCORE}/{arm.data}", {}).get("pairs")
-            return arm.tpo.epochs * (known if known is not None else self._rollouts(arm.data) / 2)
+            return arm.tpo.epochs * sum(self._pairs(data) for data in arm.data)
         return self._rollouts(stage.name) if stage.kind == SCORE else self._collected(stage.name)
 
-    def _rollouts(self, data: str) -> int:
-        return sum(self._collected(name) for name in self.work.study.data[data].collections)
+    def _pairs(self, data: str) -> float:
+        """Return how many pairs a data set has; half as many as rollouts while that is not known."""
+        known = self.results.get(f"{SCORE}/{data}", {}).get("pairs")
+        return known if known is not None else self._rollouts(data) / 2
 
-    def _collected(self, name: str) -> int:
+    def _rollouts(self, data: str) -> int:
+        about = self.work.study.data[data]
+        return sum(self._collected(name, about.states) for name in about.collections)
+
+    def _collected(self, name: str, states: int | None = None) -> int:
         collection = self.work.study.collections[name]
-        return len(collection.state_ids()) * collection.rollouts
+        share = min(1.0, states / collection.states) if states else 1.0
+        return round(len(collection.state_ids()) * share) * collection.rollouts
 
     def _rate(self, kind: str) -> float:
         """Return the seconds a unit took in the stages of this kind that are done."""

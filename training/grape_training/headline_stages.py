@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grape_training.headline_plan import Study, suite_name
+from grape_training.headline_checks import suite_name
+from grape_training.headline_plan import Study
 
 COLLECT, SCORE, TRAIN, GATE, EVALUATE = "collect", "score", "train", "gate", "evaluate"
 
@@ -53,7 +54,7 @@ def _from_id(study: Study, stage_id: str) -> Stage:
     if kind == GATE:
         incumbent = policy_need(study, study.arms[arm].incumbent, int(seed))
         return Stage(GATE, arm, (f"{TRAIN}/{name}", *incumbent), int(seed))
-    return Stage(TRAIN, arm, (f"{SCORE}/{study.arms[arm].data}",), int(seed))
+    return Stage(TRAIN, arm, tuple(f"{SCORE}/{data}" for data in study.arms[arm].data), int(seed))
 
 
 def _collect(study: Study, name: str) -> Stage:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from grape_training.evaluation import evaluate
 from grape_training.files import hash_file, hash_folder, hash_json
 from grape_training.gate import decide
-from grape_training.headline_plan import Collection, GateStates, Study, suite_name
+from grape_training.headline_checks import suite_name
+from grape_training.headline_data import join, link_episodes, rollouts_from, score_statistics
+from grape_training.headline_plan import Collection, DataSet, GateStates, Study
 from grape_training.headline_rows import row_of
 from grape_training.headline_stages import COLLECT, GATE, SCORE, TRAIN, Stage, policy_need
 from grape_training.policies import PolicySpec, load_vla
@@ -20,8 +20,6 @@ from grape_training.stages import keep_if_same_inputs
 from grape_training.suites import load_suite
 
 if TYPE_CHECKING:
-    from grape_preference.folder import FolderScores
-
     from grape_training.collect import RolloutPlan
 
 Results = Mapping[str, dict[str, Any]]
@@ -121,7 +119,7 @@ class Work:
         collected = {name: results[f"{COLLECT}/{name}"]["data_hash"] for name in data.collections}
         objective = OBJECTIVES.get(data.objective)
         # An option added later is an input only where it is used, so that what was scored before stays valid.
-        later = (("balance", True), ("among_successes", False))
+        later = (("balance", True), ("among_successes", False), ("states", None))
         about = data.model_dump(exclude={name for name, default in later if getattr(data, name) == default})
         return {"collected": collected, "plans": plans, "objective": str(objective), **about}
 
@@ -130,12 +128,7 @@ class Work:
         from grape_preference.plans import ScoringOptions
 
         data, folder = self.study.data[stage.name], self._data_folder(stage.name)
-        episodes = folder / "episodes"
-        shutil.rmtree(episodes, ignore_errors=True)  # links only
-        episodes.mkdir(parents=True)
-        for name in data.collections:
-            for episode in results[f"{COLLECT}/{name}"]["episode_ids"]:
-                (episodes / episode).symlink_to(self._collection_folder(name).resolve() / episode)
+        episodes = link_episodes(self._rollouts(data, results), folder / "episodes")
         found = score_folder(
             episodes,
             folder,
@@ -152,11 +145,22 @@ class Work:
         files = {path.name: hash_file(path) for path in (found.scores_path, found.pairs_path)}
         return {**score_statistics(found), "files": files, "units": len(found.scores)}
 
+    def _rollouts(self, data: DataSet, results: Results) -> list[Path]:
+        """Return the folders of a data set's rollouts."""
+        found: list[Path] = []
+        for name in data.collections:
+            collection, root = self.study.collections[name], self._collection_folder(name)
+            few = {"states": min(data.states or collection.states, collection.states)}
+            states = set(collection.model_copy(update=few).state_ids())
+            found += rollouts_from(root, results[f"{COLLECT}/{name}"]["episode_ids"], states)
+        return found
+
     def _train_inputs(self, stage: Stage, results: Results) -> dict[str, Any]:
         arm = self.study.arms[stage.name]
+        files = [results[f"{SCORE}/{data}"]["files"] for data in arm.data]
         return {
             "policy": load_vla(str(self.study.checkpoint)).version,
-            "data": results[f"{SCORE}/{arm.data}"]["files"],
+            "data": files[0] if len(files) == 1 else files,
             "options": asdict(arm.options(stage.seed)),
         }
 
@@ -165,7 +169,8 @@ class Work:
 
         arm, output = self.study.arms[stage.name], self._run_folder(stage)
         keep_if_same_inputs(output, hash_json(self._train_inputs(stage, results)))
-        data = self._data_folder(arm.data)
+        parts = [self._data_folder(name) for name in arm.data]
+        data = parts[0] if len(parts) == 1 else join(parts, output / "data")
         result = run_tpo(
             self.study.checkpoint,
             data / "pairs.parquet",
@@ -276,25 +281,3 @@ class Work:
 
     def _run_folder(self, stage: Stage) -> Path:
         return self.folder / stage.id
-
-
-def score_statistics(found: FolderScores) -> dict[str, Any]:
-    """Return how many rollouts were judged how, and what the pairs are made of.
-
-    ``decisive_pairs`` have a success over a failure by the judge, ``truly_decisive_pairs`` by the simulator;
-    ``judge_right``: of the judged rollouts, how often both say the same. What the simulator says is looked
-    at here only, not by scores, pairs or training.
-    """
-    judged = [score for score in found.scores if score.verdict == "ok"]
-    truth = {score.episode_id: score.outcome == "success" for score in found.scores}
-    right_order = [truth[pair.chosen] and not truth[pair.rejected] for pair in found.pairs]
-    return {
-        "verdicts": dict(Counter(score.verdict for score in found.scores)),
-        "judged_successes": sum(score.i_success == 1.0 for score in judged),
-        "judge_right": sum((score.i_success == 1.0) == truth[score.episode_id] for score in judged),
-        "judged": len(judged),
-        "pairs": len(found.pairs),
-        "states_with_pairs": len({pair.initial_state_id for pair in found.pairs}),
-        "decisive_pairs": sum(pair.chosen_success and not pair.rejected_success for pair in found.pairs),
-        "truly_decisive_pairs": sum(right_order),
-    }
