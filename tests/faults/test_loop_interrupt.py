@@ -24,7 +24,7 @@ from grape_training import cli, loop
 
 def run():
     tasks = ("stack_cube",)
-    sizes = dict(tasks=tasks, states=1, rollouts=2, eval_states=2, max_steps=2, workers=1, ros=False)
+    sizes = dict(tasks=tasks, tries=2, states=1, rollouts=1, eval_states=2, max_steps=2, workers=1, ros=False)
     loop.run_loop(loop.LoopOptions(output=Path("run"), checkpoint=Path("policy"), **sizes))
 
 if __name__ == "__main__":
@@ -85,9 +85,11 @@ def test_interrupted_twice_and_run_to_the_end(tmp_path):
     process = start(tmp_path)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
+    assert "try: done before" in errors
     assert "collect: done before" in errors
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["episodes"] == 2
+    assert summary["episodes"] == 3
+    assert summary["states_sampled"] == 1
     assert summary["evaluation_episodes"] == 4
     assert summary["promoted"] is False
     assert "gate:" in output

@@ -111,8 +111,11 @@ def loop(
         "runs/demo"
     ),
     checkpoint: Annotated[Path, typer.Option(help="Policy to improve.")] = DEFAULT_POLICY,
-    states: Annotated[int, typer.Option(min=1, help="Initial states per task to collect from.")] = 3,
-    rollouts: Annotated[int, typer.Option(min=2, help="Rollouts per initial state, one of them greedy.")] = 4,
+    tries: Annotated[int, typer.Option(min=1, help="Initial states per task to run greedily from.")] = 6,
+    states: Annotated[
+        int, typer.Option(min=1, help="Of them, so many per task to sample from, failures first.")
+    ] = 3,
+    rollouts: Annotated[int, typer.Option(min=1, help="Sampled rollouts from each of those.")] = 3,
     eval_states: Annotated[int, typer.Option(min=1, help="Initial states per task to evaluate on.")] = 20,
     max_steps: Annotated[int, typer.Option(min=1, help="Longest episode in steps of 0.2 s.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and training.")] = 0,
@@ -125,6 +128,7 @@ def loop(
     options = LoopOptions(
         output=output,
         checkpoint=checkpoint,
+        tries=tries,
         states=states,
         rollouts=rollouts,
         eval_states=eval_states,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,15 +27,17 @@ PROOF_STATE = 9000  # index of the evaluation state that the reloaded policy is 
 class LoopOptions:
     """Sizes and folders of one loop; the defaults are those of the demo, its trainer that of the study.
 
-    Of the ``rollouts`` of an initial state the last is greedy, as the policy is used: pairs must show how it
-    fails there, which sampled rollouts do not.
+    The policy first runs greedily, as it is used, from ``tries`` initial states per task. From ``states`` of
+    them, those first in which the judge saw it fail, it runs ``rollouts`` times sampled: pairs of a success
+    with the greedy failure are what there is to learn, and chance shall not decide how many there are.
     """
 
     output: Path
     checkpoint: Path
     tasks: tuple[str, ...] = ("carrot_on_plate", "eggplant_in_basket", "stack_cube", "spoon_on_towel")
-    states: int = 3  # few: then the result hangs on how often the greedy rollouts of these happen to fail
-    rollouts: int = 4
+    tries: int = 6
+    states: int = 3
+    rollouts: int = 3
     temperature: float = 0.7
     preset: str = "0,1,1"
     top: int = 2
@@ -84,11 +86,14 @@ def _improve(
     """Run the stages; each one's inputs name everything its result depends on."""
     loop = _Loop(options, registry, incumbent, graph, quiet)
     data = {
-        name: getattr(options, name) for name in ("tasks", "states", "rollouts", "temperature", "seed", "ros")
+        name: getattr(options, name)
+        for name in ("tasks", "tries", "states", "rollouts", "temperature", "seed", "ros")
     }
     inputs: dict[str, Any] = {"incumbent": incumbent, "max_steps": options.max_steps, **data}
-    results = {"collect": stages.run("collect", inputs, loop.collect)}
-    with graph.suspended() if graph is not None else nullcontext():
+    results = {"try": stages.run("try", inputs, loop.try_out)}
+    chosen = results["try"]["chosen"]
+    results["collect"] = stages.run("collect", inputs, lambda: loop.collect(chosen))
+    with loop.graph_suspended():
         inputs |= {name: getattr(options, name) for name in ("preset", "top", "reject_greedy")}
         results["score"] = stages.run("score", inputs, loop.score)
         inputs = {**inputs, "tpo": asdict(options.tpo), "pairs": results["score"]["pairs"]}
@@ -114,19 +119,30 @@ class _Loop:
         self.episodes = options.output / "episodes"
         self.source = registry.folder(incumbent)
 
-    def collect(self) -> dict[str, Any]:
-        o = self.options
-        found: Counter[str] = Counter()
-        for count, temperature in ((o.rollouts - 1, o.temperature), (1, 0.0)):
-            found.update(self._collect(count, temperature))
-        return dict(found)
+    def graph_suspended(self) -> AbstractContextManager[None]:
+        """Leave the processor to the block."""
+        return self.graph.suspended() if self.graph is not None else nullcontext()
 
-    def _collect(self, rollouts: int, temperature: float) -> dict[str, int]:
+    def try_out(self) -> dict[str, Any]:
+        """Run greedily from every initial state; ``chosen``: those to sample from, failures first."""
+        o = self.options
+        found = self._collect(initial_states(o.tasks, "collect", o.tries), 1, 0.0)
+        with self.graph_suspended():
+            failed = self._failed()
+        chosen = []
+        for task in o.tasks:
+            states = initial_states([task], "collect", o.tries)
+            chosen += sorted(states, key=lambda state: state not in failed)[: o.states]
+        return {**found, "failed": sum(state in failed for state in chosen), "chosen": chosen}
+
+    def collect(self, states: Sequence[str]) -> dict[str, int]:
+        return self._collect(states, self.options.rollouts, self.options.temperature)
+
+    def _collect(self, states: Sequence[str], rollouts: int, temperature: float) -> dict[str, int]:
         from grape_training.collect import RolloutPlan, collect_in_simulation
 
         o = self.options
-        states = tuple(initial_states(o.tasks, "collect", o.states))
-        wanted = RolloutPlan(states, rollouts, temperature, o.seed, o.max_steps)
+        wanted = RolloutPlan(tuple(states), rollouts, temperature, o.seed, o.max_steps)
         if self.graph is not None:
             outcome = self.graph.collect(wanted, self.progress)
             return {"episodes": outcome.episodes, "successes": outcome.successes}
@@ -134,6 +150,16 @@ class _Loop:
             str(self.source), wanted, self.episodes, workers=o.workers, progress=self.progress
         )
         return {"episodes": found.episodes, "successes": found.successes}
+
+    def _failed(self) -> set[str]:
+        """Return the initial states in which a greedy rollout failed, by the judge."""
+        from grape_preference.folder import score_folder
+
+        o = self.options
+        scores = score_folder(self.episodes, o.output / "tried", o.workers, progress=self.progress).scores
+        return {
+            score.initial_state_id for score in scores if score.temperature == 0.0 and score.i_success == 0.0
+        }
 
     def score(self) -> dict[str, Any]:
         from grape_preference.folder import score_folder
@@ -146,6 +172,7 @@ class _Loop:
             preset=o.preset,
             top=o.top,
             reject_greedy=o.reject_greedy,
+            balance=False,
             progress=self.progress,
         )
         return {"scored": result.scored, "pairs": len(result.pairs)}

@@ -27,8 +27,10 @@ def make_summary(
         "steps_after": after["steps"],
         "evaluation": evaluation,
         "evaluation_episodes": before["episodes"] + after["episodes"],
-        "episodes": results["collect"]["episodes"],
-        "rollout_successes": results["collect"]["successes"],
+        "episodes": results["try"]["episodes"] + results["collect"]["episodes"],
+        "rollout_successes": results["try"]["successes"] + results["collect"]["successes"],
+        "states_sampled": len(results["try"]["chosen"]),
+        "states_failed": results["try"]["failed"],
         "pairs": trained["pairs"],
         "tpo": {key: trained[key] for key in ("loss", "margin", "accuracy", "kl", "steps")},
         "incumbent": incumbent,
@@ -67,7 +69,8 @@ def _print_rest(console: Console, summary: dict[str, Any]) -> None:
         f"{summary['evaluation_episodes']} evaluation episodes"
     )
     console.print(
-        f"{summary['episodes']} rollouts ({summary['rollout_successes']} successful), "
+        f"{summary['episodes']} rollouts ({summary['rollout_successes']} successful), sampled from "
+        f"{summary['states_sampled']} initial states ({summary['states_failed']} of which it failed in), "
         f"{summary['pairs']} pairs, TPO loss {tpo['loss']:.4f}, margin {tpo['margin']:+.2f}"
     )
     verdict = "promoted" if summary["promoted"] else f"refused, {summary['incumbent']} stays"
