@@ -45,7 +45,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     evaluated["difference"] = compare(after, before)
     decision = decide("new-11111111", "old-00000000", after, before, DEMO).to_dict()
     results = {
-        "collect": {"episodes": 2, "successes": 1},
+        "try": {"episodes": 1, "successes": 0, "failed": 1, "chosen": ["carrot_on_plate/collect/0001"]},
+        "collect": {"episodes": 1, "successes": 1},
         "train": {"candidate": "new-11111111", "pairs": 1, "steps": 6}
         | dict.fromkeys(("loss", "margin", "accuracy", "kl"), 0.1),
         "evaluate": evaluated,

@@ -30,7 +30,7 @@ from grape_training.report_files import (
 from grape_training.report_pairs import pair_views
 
 REPORT_NAME = "report.html"
-STAGES = ("collect", "score", "train", "evaluate", "gate", "reload")
+STAGES = ("try", "collect", "score", "train", "evaluate", "gate", "reload")
 CURVES = {  # column of metrics.jsonl: title, y axis
     "loss": ("TPO loss", "loss"),
     "margin": ("Margin of chosen over rejected", "margin"),
