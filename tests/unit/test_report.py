@@ -72,7 +72,7 @@ def test_page_tells_the_figures_of_the_run(run: Path) -> None:
     assert "success after 80 % (58 to 92)" in text
     assert "preference pairs 1" in text
     assert "TPO loss, first to last 0.700 to 0.200" in text
-    assert "10 initial states gained, 0 lost" in text
+    assert "10 initial states gained, 0 lost, exact McNemar p = 0.002." in text
     assert "put the carrot on the plate" in text
     assert "Before: pre-training" in text
     assert "Before: fine-tuning" in text

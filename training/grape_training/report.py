@@ -28,6 +28,7 @@ from grape_training.report_files import (
     spoken,
 )
 from grape_training.report_pairs import pair_views
+from grape_training.tables import p_text
 
 REPORT_NAME = "report.html"
 STAGES = ("try", "collect", "score", "train", "evaluate", "gate", "reload")
@@ -95,7 +96,13 @@ def _evaluation(summary: dict[str, Any]) -> dict[str, Any] | None:
     others.append(("steps, mean", [f"{cell['steps']:.1f}" for cell in pooled]))
     names = [f"before: {summary['incumbent']}", f"after: {summary['candidate']}"]
     change = summary["evaluation"]["difference"]["success"]
-    return {"names": names, "rows": rows, "others": others, "change": change}
+    return {
+        "names": names,
+        "rows": rows,
+        "others": others,
+        "change": change,
+        "p": p_text(change["p_two_sided"]),
+    }
 
 
 def _success_row(title: str, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
