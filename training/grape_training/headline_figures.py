@@ -21,7 +21,8 @@ Curves = Mapping[tuple[str, int], Sequence[Mapping[str, float]]]
 def draw_figures(document: dict[str, Any], study: dict[str, Any], curves: Curves, folder: Path) -> list[Path]:
     """Write the figures for which there are data as PNG; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    colours = dict(zip(study["arms"], cycle(mpl.color_sequences["tab10"]), strict=False))
+    pairs = mpl.color_sequences["tab20"]  # strong colours and pale ones in turn
+    colours = dict(zip(study["arms"], cycle([*pairs[::2], *pairs[1::2]]), strict=False))
     drawn = {
         "success_by_arm": _success(document, study, colours),
         "iterations": _iterations(document, study),
@@ -117,6 +118,7 @@ def _curves(study: dict[str, Any], curves: Curves, colours: Mapping[str, Any]) -
         panel.set_title(title, fontsize=9)
         panel.grid(alpha=0.3)
         panel.tick_params(labelsize=7)
+    panels[-1].set_yscale("symlog", linthresh=0.1)  # rollouts with a lift have a KL estimate of thousands
     for panel in panels[2:]:
         panel.set_xlabel("optimiser step", fontsize=9)
     figure.legend(loc="outside lower center", fontsize=8, ncols=4)
