@@ -88,6 +88,7 @@ def test_help_needs_no_heavy_library(tmp_path):
         (["score", "nowhere"], 2, "no finished episodes"),
         (["train", "tpo", "--policy", "nowhere"], 2, "nowhere"),
         (["loop", "--no-ros", "--checkpoint", "nowhere"], 1, "no folder nowhere"),
+        (["loop", "--no-ros", "--tries", "2", "--states", "3"], 2, "3 of 2 initial states per task"),
         (["no-such-command"], 2, "No such command"),
     ],
 )

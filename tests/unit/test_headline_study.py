@@ -407,3 +407,10 @@ def broken(folder: Path, old: str, new: str) -> str:
 def test_a_study_that_cannot_be_is_refused(made, old, new, message):
     with pytest.raises(BadInputError, match=message):
         parse_study(broken(made[0].checkpoint.parent, old, new), "study.yaml")
+
+
+def test_data_sets_of_other_presets_are_not_joined(made):
+    text = broken(made[0].checkpoint.parent, "DPO, data: task", "DPO, data: [task, later]")
+    text = text.replace("  both:", '  later: {collections: [second], preset: "0,1,1"}\n  both:')
+    with pytest.raises(BadInputError, match=r"arms\.step_dpo\.data: .* presets 0,1,1 and balanced"):
+        parse_study(text, "study.yaml")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grape_training.tpo_options import TpoOptions
 
@@ -76,6 +77,11 @@ def _check_needs(study: Study, name: str, seen: tuple[str, ...]) -> None:
     twice = sorted(each for each, count in Counter(collected).items() if count > 1)
     if twice:
         raise ValueError(f"arms.{name}.data: {twice[0]} is in two of the data sets; take others")
+    presets = sorted({study.data[data].preset for data in arm.data})
+    if len(presets) > 1:
+        raise ValueError(
+            f"arms.{name}.data: the data sets have the presets {' and '.join(presets)}; take one"
+        )
     for other in {arm.incumbent, *(study.collections[each].policy for each in collected)} - {""}:
         _check_needs(study, other, (*seen, name))
 
@@ -124,7 +130,7 @@ def _apart(where: str, states: set[str], others: set[str], what: str) -> None:
         )
 
 
-def _known(where: str, names: Any, known: Any) -> None:
+def _known(where: str, names: Iterable[str], known: Iterable[str]) -> None:
     unknown = sorted(set(names) - set(known))
     if unknown:
         raise ValueError(f"{where}: unknown name {', '.join(unknown)}; there are {', '.join(known)}")

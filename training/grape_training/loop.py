@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from grape_training.errors import BadInputError
 from grape_training.evaluation import CellResult, compare, evaluate, initial_states, summarise
 from grape_training.files import hash_json, write_json
 from grape_training.gate import DEMO, GateOptions, decide
@@ -59,6 +60,11 @@ def run_loop(options: LoopOptions, *, quiet: bool = False) -> dict[str, Any]:
     """
     from grape_training.loop_summary import make_summary, print_summary
 
+    if options.states > options.tries:
+        raise BadInputError(
+            f"{options.states} of {options.tries} initial states per task cannot be sampled from",
+            "Give as many tries as states, or more",
+        )
     say = _silent if quiet else _say
     _check_machine(options, say)
     stages = Stages(options.output / "stages", say)
@@ -136,6 +142,7 @@ class _Loop:
         return {**found, "failed": sum(state in failed for state in chosen), "chosen": chosen}
 
     def collect(self, states: Sequence[str]) -> dict[str, int]:
+        """Run sampled from ``states``."""
         return self._collect(states, self.options.rollouts, self.options.temperature)
 
     def _collect(self, states: Sequence[str], rollouts: int, temperature: float) -> dict[str, int]:

@@ -69,8 +69,9 @@ def _print_rest(console: Console, summary: dict[str, Any]) -> None:
         f"{summary['evaluation_episodes']} evaluation episodes"
     )
     console.print(
-        f"{summary['episodes']} rollouts ({summary['rollout_successes']} successful), sampled from "
-        f"{summary['states_sampled']} initial states ({summary['states_failed']} of which it failed in), "
+        f"{summary['episodes']} rollouts ({summary['rollout_successes']} successful), the sampled ones from "
+        f"{summary['states_sampled']} initial states, in {summary['states_failed']} of which the greedy "
+        "one had failed; "
         f"{summary['pairs']} pairs, TPO loss {tpo['loss']:.4f}, margin {tpo['margin']:+.2f}"
     )
     verdict = "promoted" if summary["promoted"] else f"refused, {summary['incumbent']} stays"
