@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from grape_episodes.manifest import read_manifest
+from grape_episodes.manifest import PART_SUFFIX, read_manifest
 from probe import Probe
 
 MANAGED = ("arm", "policy", "recorder", "episode_manager")
@@ -69,8 +69,15 @@ class Graph:
         self.probe.received["safety_state"].clear()
         return self.probe.wait_for("safety_state", seconds=SECONDS)
 
-    def manifests(self) -> list[Any]:
-        return [read_manifest(path.parent) for path in sorted(self.episodes.glob("*/episode.json"))]
+    def closed(self, episode_id: str) -> list[Any]:
+        """Return the manifest of an episode once it is closed; an open one says that it was cut off."""
+        folder = self.episodes / episode_id
+        return [read_manifest(folder)] if folder.is_dir() else []
+
+    def open_episode(self) -> str:
+        """Return the id of the one episode that is being recorded."""
+        (part,) = self.episodes.glob(f"*{PART_SUFFIX}")
+        return part.name.removesuffix(PART_SUFFIX)
 
 
 class Episode:
@@ -183,28 +190,27 @@ def survives_a_killed_arm(graph: Graph) -> None:
 
 
 def survives_a_killed_recorder(graph: Graph) -> None:
-    before = len(graph.manifests())
     episode = acting_episode(graph)
     graph.kill("recorder")
     result = episode.result()
     assert result.outcome == "aborted"
     assert "the recorder node has ended" in result.reason
     graph.wait_until_active()
-    recovered = graph.manifests()[before:]
-    assert [m.outcome for m in recovered if m.episode_id == result.episode_id] == ["aborted"]
+    assert [m.outcome for m in graph.closed(result.episode_id)] == ["aborted"]
     _is_whole_again(graph)
 
 
 def survives_a_killed_episode_manager(graph: Graph) -> None:
     from grape_msgs.msg import SafetyState
 
-    before = len(graph.manifests())
     acting_episode(graph)
+    episode_id = graph.open_episode()
+    graph.probe.received["safety_state"].clear()
     graph.kill("episode_manager")
     stopped = graph.probe.wait_for("safety_state", lambda m: m.state == SafetyState.STOPPED, SECONDS)
-    assert stopped.reason == SafetyState.REASON_STALE_COMMAND
-    graph.probe.until(lambda: len(graph.manifests()) > before, SECONDS, "the episode's end")
-    manifest = graph.manifests()[-1]
+    assert stopped.reason == SafetyState.REASON_STALE_COMMAND, stopped.message
+    graph.probe.until(lambda: bool(graph.closed(episode_id)), SECONDS, "the episode's end")
+    (manifest,) = graph.closed(episode_id)
     assert manifest.outcome == "aborted"
     assert "the episode_manager node has ended" in manifest.reason
     _is_whole_again(graph)
