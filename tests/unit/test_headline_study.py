@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+import grape_preference
 import headline_factory as factory
 import pytest
 from grape_episodes.manifest import read_manifest
@@ -263,6 +264,19 @@ def test_changed_data_and_policies_do_again_what_depends_on_them(made, tmp_path)
     found = states_of(study, spoiled)
     assert found["collect/first"] == OPEN
     assert found["evaluate/short/sft-0"] == DONE
+
+
+def test_a_changed_judge_does_the_scores_again(made, tmp_path, monkeypatch):
+    study, output, _ = made
+    package = Path(shutil.copytree(Path(grape_preference.__file__).parent, tmp_path / "grape_preference"))
+    monkeypatch.setattr(grape_preference, "__file__", str(package / "__init__.py"))
+    assert states_of(study, output)["score/task"] == DONE
+    (package / "left_over.pyc").write_bytes(b"compiled")
+    assert states_of(study, output)["score/task"] == DONE
+    judge = package / "judge.py"
+    judge.write_text(judge.read_text() + "\nLIMIT = 2\n")
+    found = states_of(study, output)
+    assert (found["collect/first"], found["score/task"]) == (DONE, OPEN)
 
 
 def test_only_what_is_asked_for_and_what_it_needs_is_listed(made):

@@ -107,3 +107,8 @@ def _contents(folder: Path) -> Iterator[Path]:
 def hash_folder(folder: Path) -> dict[str, str]:
     """Return ``{relative path: SHA-256}`` of every visible file below ``folder``."""
     return {str(path.relative_to(folder)): hash_file(path) for path in _contents(folder)}
+
+
+def hash_sources(package: Path) -> dict[str, str]:
+    """Return ``{relative path: SHA-256}`` of a package's modules and YAML files."""
+    return {name: sha for name, sha in hash_folder(package).items() if name.endswith((".py", ".yaml"))}

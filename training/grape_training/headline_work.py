@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grape_training.evaluation import evaluate
-from grape_training.files import hash_file, hash_folder, hash_json
+from grape_training.files import hash_file, hash_folder, hash_json, hash_sources
 from grape_training.gate import decide
 from grape_training.headline_checks import suite_name
 from grape_training.headline_data import join, link_episodes, rollouts_from, score_statistics
@@ -115,13 +115,13 @@ class Work:
         from grape_preference.objectives import OBJECTIVES
 
         data = self.study.data[stage.name]
-        plans = hash_folder(Path(grape_preference.__file__).with_name("stages"))
         collected = {name: results[f"{COLLECT}/{name}"]["data_hash"] for name in data.collections}
         objective = OBJECTIVES.get(data.objective)
         # An option added later is an input only where it is used, so that what was scored before stays valid.
         later = (("balance", True), ("among_successes", False), ("states", None))
         about = data.model_dump(exclude={name for name, default in later if getattr(data, name) == default})
-        return {"collected": collected, "plans": plans, "objective": str(objective), **about}
+        scorer = hash_sources(Path(grape_preference.__file__).parent)  # judge, keypoints and stages
+        return {"collected": collected, "scorer": scorer, "objective": str(objective), **about}
 
     def _score(self, stage: Stage, results: Results) -> dict[str, Any]:
         from grape_preference.folder import score_folder
