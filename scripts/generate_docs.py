@@ -14,7 +14,8 @@ from pathlib import Path
 from grape_episodes import contract
 from grape_policy import stack
 from grape_policy.nodes.base import AUTOSTART
-from grape_policy.nodes.parameters import markdown_table
+from grape_policy.nodes.parameters import Parameter, markdown_table
+from grape_preference import node as preference
 from grape_sim.suite import Cell
 
 REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -60,6 +61,8 @@ def parameters_page() -> str:
         if node.module:
             table = import_module(node.module).PARAMETERS
             parts.append(f"## {node.name}\n\n`{node.package}/{node.executable}`\n\n{markdown_table(table)}")
+    scoring = [Parameter(p.name, p.default, p.description, *(p.bounds or ())) for p in preference.PARAMETERS]
+    parts.append(f"## preference\n\n`grape_preference/preference_node`\n\n{markdown_table(scoring)}")
     return "\n".join(parts)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from episode_factory import make_episode
 from grape_episodes.writer import write_episode
@@ -24,7 +25,8 @@ def action(module_start: Any, ros_environment: dict[str, str]) -> Iterator[Any]:
     from grape_msgs.action import ScoreEpisodes
     from rclpy.action import ActionClient
 
-    module_start(NODE, workers=1, objective="safety")
+    pairing = {"reject_greedy": "true", "among_successes": "true", "balance": "false", "top": 2}
+    module_start(NODE, workers=1, objective="safety", **pairing)
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("scoring_client", context=context)
@@ -68,6 +70,9 @@ def test_a_folder_is_scored_with_feedback(action: Any, root: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.parquet", "scores.json"]
     rows = json.loads((tmp_path / "scores.json").read_text())["episodes"]
     assert {row["objective"] for row in rows} == {"safety"}
+    made = json.loads(pq.read_schema(tmp_path / "pairs.parquet").metadata[b"grape"])
+    how = {name: made[name] for name in ("reject_greedy", "among_successes", "balance", "top")}
+    assert how == {"reject_greedy": True, "among_successes": True, "balance": False, "top": 2}
     assert [(f.done, f.total, f.episode_id) for f in feedback] == [(1, 3, "a"), (2, 3, "b"), (3, 3, "c")]
     assert {f.verdict for f in feedback} == {"missing_keypoints"}
     assert all(math.isnan(f.score) for f in feedback)

@@ -33,7 +33,7 @@ class Parameter:
     """One row of the table; ``bounds`` of an integer."""
 
     name: str
-    default: int | str
+    default: bool | int | str
     description: str
     bounds: tuple[int, int] | None = None
 
@@ -42,9 +42,13 @@ class Parameter:
 PARAMETERS = (
     Parameter("workers", 2, "Scoring processes.", (1, 64)),
     Parameter("top", 1, "Pair the best so many with the worst so many.", (1, 100)),
+    Parameter("reject_greedy", False, "Reject a state's greedy rollout that failed where another succeeded."),
+    Parameter("among_successes", False, "Pair a state's successes among themselves too."),
+    Parameter("balance", True, "Keep as many pairs of every task that has any."),
     Parameter("objective", DEFAULT_OBJECTIVE, f"One of {', '.join(OBJECTIVES)}."),
     Parameter("judge", KEYPOINTS, f"Who says whether an episode succeeded: one of {', '.join(JUDGES)}."),
 )
+PAIRING = ("top", "reject_greedy", "among_successes", "balance")  # arguments of ``score_folder`` too
 POLL_SECONDS = 0.1
 
 
@@ -58,7 +62,8 @@ class PreferenceNode(Node):
     def __init__(self) -> None:
         super().__init__("preference")
         values = {parameter.name: self._declare(parameter) for parameter in PARAMETERS}
-        self._workers, self._top = int(values["workers"]), int(values["top"])
+        self._workers = int(values["workers"])
+        self._pairing: dict[str, Any] = {name: values[name] for name in PAIRING}
         self._options = ScoringOptions(str(values["objective"]), str(values["judge"]))
         self._busy = threading.Lock()
         self._closing = threading.Event()
@@ -77,12 +82,12 @@ class PreferenceNode(Node):
         """Let a running goal end at the next episode."""
         self._closing.set()
 
-    def _declare(self, parameter: Parameter) -> int | str:
+    def _declare(self, parameter: Parameter) -> bool | int | str:
         descriptor = ParameterDescriptor(description=parameter.description, read_only=True)
         if parameter.bounds is not None:
             lowest, highest = parameter.bounds
             descriptor.integer_range = [IntegerRange(from_value=lowest, to_value=highest, step=1)]
-        value: int | str = self.declare_parameter(parameter.name, parameter.default, descriptor).value
+        value: bool | int | str = self.declare_parameter(parameter.name, parameter.default, descriptor).value
         return value
 
     def _accept(self, _: Any) -> GoalResponse:
@@ -122,10 +127,10 @@ class PreferenceNode(Node):
             goal.output or None,
             goal.workers or self._workers,
             preset=goal.preset or DEFAULT_PRESET,
-            top=self._top,
             options=self._options,
             progress=False,
             on_score=report,
+            **self._pairing,
         )
 
 
