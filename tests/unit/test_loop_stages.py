@@ -9,8 +9,11 @@ import pytest
 from grape_policy import doctor
 from grape_policy.doctor import Check
 from grape_training.errors import BadInputError, UserError
+from grape_training.loop import LoopOptions, _incumbent
 from grape_training.preflight import check_machine
+from grape_training.registry import Registry
 from grape_training.stages import Stages, keep_if_same_inputs
+from vla_factory import tiny_checkpoint
 
 CHECKS = ("python", "contract", "checkpoint", "disk", "memory", "rendering", "ros", "domain")
 
@@ -52,6 +55,16 @@ def test_a_damaged_stage_is_named(tmp_path):
     (tmp_path / "collect.json").write_text(json.dumps({"inputs": ""})[:5])
     with pytest.raises(BadInputError, match=r"collect\.json is damaged"):
         Stages(tmp_path, lambda _: None).run("collect", {}, dict)
+
+
+def test_a_folder_with_the_loop_of_another_checkpoint_is_refused(tmp_path):
+    for seed, name in enumerate(("one", "other")):
+        tiny_checkpoint(tmp_path / name, seed)
+    registry, output = Registry(tmp_path / "run/registry"), tmp_path / "run"
+    first = _incumbent(registry, LoopOptions(output, tmp_path / "one"))
+    with pytest.raises(BadInputError, match=rf"the loop of {first}, .*other is tiny-.*another --output"):
+        _incumbent(registry, LoopOptions(output, tmp_path / "other"))
+    assert _incumbent(registry, LoopOptions(output, tmp_path / "one")) == first == registry.current
 
 
 @pytest.mark.parametrize("failing", CHECKS)

@@ -249,10 +249,18 @@ def recorded_version(episode: str) -> str:
 
 
 def _incumbent(registry: Registry, options: LoopOptions) -> str:
-    """Return the version to improve: always the given checkpoint, so that a resumed run does the same."""
+    """Return the version to improve: always the given checkpoint, so that a resumed run does the same.
+
+    Raises:
+        BadInputError: the folder holds the loop of another checkpoint, whose rollouts would be paired too.
+    """
     version = registry.add(options.checkpoint, "base")
     if registry.current is None:
         registry.start(version)
+    begun_with = registry.pointer().history[0]["version"]
+    if begun_with != version:
+        what = f"{options.output} holds the loop of {begun_with}, {options.checkpoint} is {version}"
+        raise BadInputError(what, "Give another --output")
     return version
 
 
