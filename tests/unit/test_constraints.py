@@ -112,7 +112,7 @@ def test_fallen_and_above() -> None:
 
 
 @pytest.mark.parametrize(
-    ("z", "inside", "on_top"), [(0.02, True, True), (0.035, True, True), (0.06, False, False)]
+    ("z", "inside", "on_top"), [(0.015, True, True), (0.035, False, True), (0.06, False, False)]
 )
 def test_resting_relations(z: float, inside: bool, on_top: bool) -> None:
     target = {"plate": (0.1, 0.1, 0.02)}
@@ -121,6 +121,16 @@ def test_resting_relations(z: float, inside: bool, on_top: bool) -> None:
     assert bool(value("on_top_of(carrot, plate)", tracks)[0]) is on_top
     beside = make_tracks([[0, 0, 0.3]], {"carrot": [0.3, 0.06, z], "plate": [0.3, 0.0, 0.01]}, target)
     assert not value("inside(carrot, plate) or on_top_of(carrot, plate)", beside)[0]
+
+
+def test_what_lies_on_the_edge_is_on_top_and_what_lies_below_is_not_inside() -> None:
+    """An edge is seen to millimetres only; under a basket that was tipped over is not inside it."""
+    target = {"plate": (0.1, 0.1, 0.02)}
+    edge = make_tracks([[0, 0, 0.3]], {"carrot": [0.3, 0.053, 0.03], "plate": [0.3, 0.0, 0.01]}, target)
+    assert value("on_top_of(carrot, plate)", edge)[0]
+    assert not value("above(carrot, plate)", edge)[0]
+    below = make_tracks([[0, 0, 0.3]], {"carrot": [0.3, 0.0, 0.01], "plate": [0.3, 0.0, 0.11]}, target)
+    assert not value("inside(carrot, plate)", below)[0]
 
 
 def test_division_by_zero_is_not_hidden() -> None:

@@ -1,16 +1,15 @@
 """Keypoints of an episode from its RGB-D images and joint states: detection, then association over time.
 
 Nothing here sees the simulator's state. Each declared object is detected by itself in every frame;
-a frame that shows it whole gives its size. A detection that shows most of the object places it
-directly. When it is partly hidden, the flow of its visible points moves the last position; when the
-gripper holds it, it moves with the end effector; otherwise the last position is kept with
-confidence 0.
+a frame that shows it whole, before the hand first closes if there is one, gives its size. A detection that
+shows all of the object places it directly, one that shows most of it as near to the last position as what is
+visible allows. When less is seen, the flow of its visible points moves the last position; when the gripper
+holds it, it moves with the end effector; otherwise the last position is kept with confidence 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -27,28 +26,25 @@ from grape_preference.appearance import (
 )
 from grape_preference.constraints import ConstraintError, plan_for_task
 from grape_preference.language_functions import GRASP_CLOSED
+from grape_preference.object_boxes import (
+    REST_SLACK,
+    WHOLE,
+    ObjectSize,
+    centre,
+    nearest_centre,
+    whole_size,
+)
 from grape_preference.obstacles import find_obstacles
 from grape_preference.segmentation import Candidate, Projector, propose
 from grape_preference.stage_scoring import ScoringError
 from grape_preference.tracks import KeypointTracks
 
 SEEN_SHARE = 0.3  # of the frames; an object found in fewer is looked for again, with wider colour ranges
-WHOLE, PART = 0.70, 0.15  # shares of an object's visible area: seen whole, seen in part
+PART = 0.15  # share of an object's visible area from which it is seen in part; from WHOLE on, whole
 CLEAR = 0.95  # share from which nothing hides the object
-REST_SLACK = 0.006  # m by which visible points may leave the box of an object at rest
-REST_HEIGHT = 0.02  # m; an object whose lowest visible point is lower stands on the table
-FALLEN_TOP = 0.75  # share of its height below which the top of an object says that it has fallen over
 FLOW_CONFIDENCE, CARRIED_CONFIDENCE = 0.5, 0.25
 FLOW_POINTS, MIN_FLOW_POINTS = 40, 5
 HOLD_REACH = 0.035  # m between the end effector and the surface of a held object's box
-
-
-@dataclass(frozen=True)
-class _Size:
-    """What one object looks like when nothing hides it: box (3,) m and visible area m^2."""
-
-    extent: np.ndarray
-    area: float
 
 
 def track(
@@ -153,33 +149,48 @@ class _Tracker:
     def run(self, found: Sequence[Candidate | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return positions (T+1, 3), confidence (T+1,), extent (3,)."""
         positions, confidence = np.full((self.steps, 3), np.nan), np.zeros(self.steps)
-        size = _whole_size(found)
+        size = whole_size(found, int(np.argmax(self.opening < GRASP_CLOSED)))
         if size is None:
             return positions, confidence, np.full(3, np.nan)
+        last: np.ndarray | None = None
         for t, candidate in enumerate(found):
             share = 0.0 if candidate is None else min(candidate.area / size.area, 1.0)
-            seen_before = t > 0 and np.isfinite(positions[t - 1, 0])
-            if (
-                candidate is not None
-                and seen_before
-                and self._rests(t, positions[t - 1], size, candidate, share)
-            ):
-                positions[t], confidence[t] = positions[t - 1], share
-            elif candidate is not None and (share >= WHOLE or (not seen_before and share >= PART)):
-                positions[t], confidence[t] = _centre(candidate, size), share
-            elif seen_before:
-                move, confidence[t] = self._move(t, positions[t - 1], size, found[t - 1], candidate, share)
-                positions[t] = positions[t - 1] + move
+            if last is not None:
+                last, confidence[t] = self._next(t, last, size, found[t - 1], candidate, share)
+            elif candidate is not None and share >= PART:
+                last, confidence[t] = centre(candidate, size), share
+            if last is not None:
+                positions[t] = last
         first = np.flatnonzero(np.isfinite(positions[:, 0]))
         if len(first):
             positions[: first[0]] = positions[first[0]]
         return positions, confidence, size.extent
 
+    def _next(
+        self,
+        t: int,
+        last: np.ndarray,
+        size: ObjectSize,
+        before: Candidate | None,
+        now: Candidate | None,
+        share: float,
+    ) -> tuple[np.ndarray, float]:
+        """Return the position (3,) that follows ``last``, and a confidence."""
+        if now is not None and self._rests(t, last, size, now, share):
+            return last, share
+        if now is not None and share >= WHOLE:
+            middle = centre(now, size)
+            return (middle if share >= CLEAR else nearest_centre(last, now, size, middle)), share
+        move, confidence = self._move(t, last, size, before, now, share)
+        if now is None or share < PART or self._held(t, last, size):
+            return last + move, confidence
+        return nearest_centre(last + move, now, size, last + move), confidence
+
     def _move(
         self,
         t: int,
         last: np.ndarray,
-        size: _Size,
+        size: ObjectSize,
         before: Candidate | None,
         now: Candidate | None,
         share: float,
@@ -193,13 +204,17 @@ class _Tracker:
                 return move, FLOW_CONFIDENCE * share
         return np.zeros(3), 0.0
 
-    def _rests(self, t: int, last: np.ndarray, size: _Size, now: Candidate, share: float) -> bool:
-        """Whether what is visible of a partly hidden object lies where it was, so that it has not moved."""
+    def _rests(self, t: int, last: np.ndarray, size: ObjectSize, now: Candidate, share: float) -> bool:
+        """Whether what is visible of a partly hidden object lies where it was, so that it has not moved.
+
+        Its top is seen from above: if that is lower, the object has dropped.
+        """
         low, high = last - size.extent / 2 - REST_SLACK, last + size.extent / 2 + REST_SLACK
         within = bool((now.lower >= low).all() and (now.upper <= high).all())
-        return PART <= share < CLEAR and within and not self._held(t, last, size)
+        dropped = bool(now.upper[2] < high[2] - 2 * REST_SLACK)
+        return PART <= share < CLEAR and within and not dropped and not self._held(t, last, size)
 
-    def _held(self, t: int, last: np.ndarray, size: _Size) -> bool:
+    def _held(self, t: int, last: np.ndarray, size: ObjectSize) -> bool:
         gap = np.abs(last - self.end_effector[t - 1]) - size.extent / 2
         near = float(np.linalg.norm(np.maximum(gap, 0.0))) < HOLD_REACH
         return near and bool(self.opening[t] < GRASP_CLOSED and self.opening[t - 1] < GRASP_CLOSED)
@@ -224,26 +239,3 @@ class _Tracker:
             moved - self.projector.points(chosen[good], self.depths[t - 1]), axis=0
         )
         return motion
-
-
-def _whole_size(found: Sequence[Candidate | None]) -> _Size | None:
-    """Take size and area from the first frame in which the object is about as large as it ever gets."""
-    seen = [candidate for candidate in found if candidate is not None]
-    if not seen:
-        return None
-    area = float(np.percentile([candidate.area for candidate in seen], 90))
-    first = next(candidate for candidate in seen if candidate.area >= 0.9 * area)
-    extent = first.extent.copy()
-    if first.lower[2] < REST_HEIGHT:
-        extent[2] = first.upper[2]  # it stands on the table, z = 0: the part below is only hidden
-    return _Size(extent, area)
-
-
-def _centre(candidate: Candidate, size: _Size) -> np.ndarray:
-    """Return the box centre (3,): the middle seen from above, and half the object's height below its top.
-
-    An object whose top is far below its height has fallen over: it lies on the table, as high as its top.
-    """
-    middle, top = (candidate.lower + candidate.upper) / 2, candidate.upper[2]
-    fallen = top < FALLEN_TOP * size.extent[2]
-    return np.array([middle[0], middle[1], top / 2 if fallen else top - size.extent[2] / 2])

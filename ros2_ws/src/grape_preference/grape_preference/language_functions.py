@@ -28,7 +28,10 @@ GRASP_REACH = 0.03  # m, from the end effector to the surface of a grasped objec
 GRASP_CLOSED = 0.85  # share of the opening below which the gripper counts as closed on something
 GRASP_EMPTY = 0.05  # share of the opening below which the fingers meet: there is nothing between them
 LET_GO = 0.03  # share of the opening by which the fingers must have widened around a held object to let it go
-REST_TOLERANCE = 0.02  # m, vertical slack of inside() and on_top_of()
+REST_TOLERANCE = 0.02  # m, vertical slack of on_top_of()
+EDGE_TOLERANCE = (
+    0.005  # m, horizontal slack of on_top_of(): what rests with its centre off the edge would fall
+)
 FALLEN = 0.4  # share of an object's height below which its centre says that it has fallen over
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -135,9 +138,9 @@ def _narrowest_so_far(around: np.ndarray, opening: np.ndarray) -> np.ndarray:
     return np.minimum.accumulate(np.where(around, opening, 1.0) - times_left) + times_left
 
 
-def _above_footprint(a: Point, b: Point) -> np.ndarray:
+def _above_footprint(a: Point, b: Point, slack: float = 0.0) -> np.ndarray:
     offset = np.abs(a.positions - b.positions)[:, :2]
-    return (offset <= b.extent[:2] / 2).all(axis=-1)
+    return (offset <= b.extent[:2] / 2 + slack).all(axis=-1)
 
 
 def _above(_: Context, a: Point, b: Point) -> np.ndarray:
@@ -145,14 +148,12 @@ def _above(_: Context, a: Point, b: Point) -> np.ndarray:
 
 
 def _inside(_: Context, a: Point, b: Point) -> np.ndarray:
-    top = b.positions[:, 2] + b.extent[2] / 2
-    bottom = a.positions[:, 2] - a.extent[2] / 2
-    return _above_footprint(a, b) & (bottom <= top + REST_TOLERANCE / 2)
+    return (np.abs(a.positions - b.positions) <= b.extent / 2).all(axis=-1)
 
 
 def _on_top_of(_: Context, a: Point, b: Point) -> np.ndarray:
     gap = a.positions[:, 2] - b.positions[:, 2] - (a.extent[2] + b.extent[2]) / 2
-    return _above_footprint(a, b) & (np.abs(gap) <= REST_TOLERANCE)
+    return _above_footprint(a, b, EDGE_TOLERANCE) & (np.abs(gap) <= REST_TOLERANCE)
 
 
 def _obstacle_clearance(context: Context, a: Point) -> np.ndarray:
@@ -255,14 +256,13 @@ _TABLE = (
         _grasped,
     ),
     Function("above", _AB, BOOLEAN, "a's centre is over b's footprint and higher than b's centre.", _above),
-    Function(
-        "inside", _AB, BOOLEAN, "a's centre is over b's footprint and a's bottom is below b's rim.", _inside
-    ),
+    Function("inside", _AB, BOOLEAN, "a's centre lies in b's box.", _inside),
     Function(
         "on_top_of",
         _AB,
         BOOLEAN,
-        f"a's centre is over b's footprint and a's bottom within {REST_TOLERANCE * 100:g} cm of b's top.",
+        f"a's centre is over b's footprint, or {EDGE_TOLERANCE * 1000:g} mm beside it, and a's bottom "
+        f"within {REST_TOLERANCE * 100:g} cm of b's top.",
         _on_top_of,
     ),
     Function(
