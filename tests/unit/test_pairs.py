@@ -49,7 +49,8 @@ def test_a_failed_greedy_rollout_is_rejected_first() -> None:
     assert names(make(of("d", "b"))) == [("b", "d")], "though a and e have smaller rewards"
     assert names(make(of("d", "b"), top=2)) == [("b", "a"), ("b", "d"), ("c", "a")], "d is better than c"
     assert names(make(of("d", "d"))) == [("d", "a")], "the greedy one succeeded"
-    assert names(make(of("d"))) == [("b", "a")], "none succeeded: nothing says what to do instead"
+    assert names(make(of("d"))) == [("b", "d")], "none succeeded, and b has the larger reward"
+    assert names(make(of("b"))) == [], "none succeeded: the largest reward does not make it the chosen one"
     assert names(make(GROUP)) == [("b", "a")], "scores that do not know their temperature"
     assert names(make_pairs(of("d", "b"), "paper-code")) == [("b", "a")]
 

@@ -87,8 +87,8 @@ def run(
     reject_greedy: Annotated[
         bool,
         typer.Option(
-            help="Of a state whose greedy rollout (temperature 0) failed and another succeeded, reject the "
-            "greedy one: it is what the policy does when it is used."
+            help="Reject a greedy rollout (temperature 0) that failed, and never choose it: it is what the "
+            "policy does when it is used."
         ),
     ] = False,
     among_successes: Annotated[

@@ -42,7 +42,7 @@ class Parameter:
 PARAMETERS = (
     Parameter("workers", 2, "Scoring processes.", (1, 64)),
     Parameter("top", 1, "Pair the best so many with the worst so many.", (1, 100)),
-    Parameter("reject_greedy", False, "Reject a state's greedy rollout that failed where another succeeded."),
+    Parameter("reject_greedy", False, "Reject a state's greedy rollout that failed; never choose it."),
     Parameter("among_successes", False, "Pair a state's successes among themselves too."),
     Parameter("balance", True, "Keep as many pairs of every task that has any."),
     Parameter("objective", DEFAULT_OBJECTIVE, f"One of {', '.join(OBJECTIVES)}."),
