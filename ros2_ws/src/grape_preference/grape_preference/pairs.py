@@ -74,8 +74,8 @@ def make_pairs(
         preset: which reward ranks them, see ``rewards.PRESETS``.
         top: m of top-m x bottom-m; a group of n gives at most (n // 2) ** 2 pairs.
         margin: the least difference of rewards (strictly greater) that makes a pair.
-        reject_greedy: count a greedy rollout (temperature 0) that failed as the worst of its group, so that it
-            is never chosen: it is what the policy does when it is used, so it is what there is to unlearn.
+        reject_greedy: count a greedy rollout (temperature 0) that failed as the worst of its group, so that
+            it is never chosen: it is what the policy does when it is used, so it is what there is to unlearn.
         among_successes: pair the successes of a group among themselves too: how to succeed, not only whether.
         balance: keep the same number of pairs for every task that has any (those with the largest margins).
         max_per_task: keep at most so many pairs per task.
