@@ -80,6 +80,20 @@ def test_recovery_takes_every_whole_chunk_of_a_cut_file(tmp_path: Path, left: fl
     assert (recovered.actions == episode.actions[: recovered.steps]).all()
 
 
+def test_a_recording_cut_off_between_an_image_and_its_depth_loses_that_image_only(tmp_path: Path) -> None:
+    episode = make_episode(steps=12, episode_id=ID)
+    everything = list(episode_messages(episode))
+    last = max(i for i, (key, _, _) in enumerate(everything) if key == "depth_image")
+    writer = EpisodeWriter(tmp_path, episode.manifest)
+    for key, message, stamp in everything[:last] + everything[last + 1 :]:
+        topic = contract.topics()[key]
+        writer.write_raw(topic.name, topic.type, messages.serialize(message), stamp)
+    writer.flush()
+    recovered = read_episode(recover(writer.part))
+    assert recovered.steps == 11
+    assert (recovered.images == episode.images[:12]).all()
+
+
 def test_recovery_can_be_killed_and_run_again(tmp_path: Path) -> None:
     writer = EpisodeWriter(tmp_path, make_manifest(episode_id=ID))
     for key, message, stamp in episode_messages(make_episode(steps=3, episode_id=ID)):

@@ -25,6 +25,7 @@ from grape_training import cli, loop
 def run():
     tasks = ("stack_cube",)
     sizes = dict(tasks=tasks, tries=2, states=1, rollouts=1, eval_states=2, max_steps=2, workers=1, ros=False)
+    sizes["reject_greedy"] = False  # two failures make a pair whichever of them is the better one
     loop.run_loop(loop.LoopOptions(output=Path("run"), checkpoint=Path("policy"), **sizes))
 
 if __name__ == "__main__":

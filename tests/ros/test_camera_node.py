@@ -151,7 +151,7 @@ def test_an_episode_is_played_with_fresh_stamps(start: Any, probe: Any, tmp_path
 
 
 def test_a_recording_of_the_sdk_is_played_and_then_silent(start: Any, probe: Any, tmp_path: Path) -> None:
-    soft.record(tmp_path / "some.db3", 20)
+    soft.record(tmp_path / "some.db3", 120)  # long enough for the probe to be known before the end
     probe.listen(*KEYS)
     start(NODE, playback=str(tmp_path / "some.db3"), playback_end="stop")
     done = probe.wait_for("diagnostics", lambda m: "played to the end" in status(m).get("message", ""), 30)

@@ -100,6 +100,7 @@ def _decode(recording: _Recording, key: str) -> list[Any]:
 def _assemble(manifest: EpisodeManifest, recording: _Recording, folder: Path) -> Episode:
     actions = _actions(manifest, recording, folder)
     if manifest.outcome == "aborted":
+        _drop_images_without_depth(recording)
         actions = _with_later_image(actions, recording)
     stamps = _image_stamps(actions, recording, folder)
     names, joints = _joints(recording, stamps, folder)
@@ -138,6 +139,13 @@ def _actions(manifest: EpisodeManifest, recording: _Recording, folder: Path) -> 
             what = f"Step {action.step} has {found}, expected {TOKENS}"
             raise EpisodeError(what, folder, _LEAVE_OUT)
     return actions
+
+
+def _drop_images_without_depth(recording: _Recording) -> None:
+    """Forget the images after the last depth image: a recording cut off may end between the two."""
+    if recording.depths:
+        last = max(recording.depths) + MAX_DEPTH_GAP_SECONDS * messages.NANO
+        recording.images = {stamp: data for stamp, data in recording.images.items() if stamp <= last}
 
 
 def _with_later_image(actions: list[Any], recording: _Recording) -> list[Any]:
