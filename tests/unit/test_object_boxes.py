@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 EXTENT = np.array([0.04, 0.04, 0.03])
 PLACE = np.array([0.3, 0.05, 0.045])
+SIZE = ObjectSize(EXTENT, 1.0)
 SHARES = st.floats(0.3, 1.0)
 
 
@@ -28,7 +29,7 @@ def visible(place: np.ndarray, share: tuple[float, float]) -> Candidate:
 @given(SHARES, SHARES)
 def test_what_is_hidden_does_not_move_an_object(near: float, left: float) -> None:
     """The middle of the visible part would be up to 14 mm off."""
-    found = nearest_centre(PLACE, visible(PLACE, (near, left)), ObjectSize(EXTENT, 1.0), np.full(3, np.nan))
+    found = nearest_centre(PLACE, visible(PLACE, (near, left)), SIZE)
     assert found == pytest.approx(PLACE, abs=1e-9)
 
 
@@ -37,27 +38,21 @@ def test_a_moved_object_is_placed_no_farther_off_than_before(
     near: float, left: float, forward: float, up: float
 ) -> None:
     moved = PLACE + np.array([forward, 0.0, up])
-    found = nearest_centre(PLACE, visible(moved, (near, left)), ObjectSize(EXTENT, 1.0), np.full(3, np.nan))
+    found = nearest_centre(PLACE, visible(moved, (near, left)), SIZE)
     assert abs(found[0] - moved[0]) <= abs(forward) + 1e-9
     assert found[1] == pytest.approx(moved[1])
     assert found[2] == pytest.approx(moved[2])  # the top is seen from above
 
 
-def test_an_object_that_has_turned_is_placed_otherwise() -> None:
-    turned = seen([0.27, 0.0, 0.03], [0.33, 0.06, 0.06])
-    assert nearest_centre(PLACE, turned, ObjectSize(EXTENT, 1.0), np.array([1.0, 2.0, 3.0])).tolist() == [
-        1.0,
-        2.0,
-        3.0,
-    ]
+def test_more_than_the_box_can_hold_says_that_an_object_has_turned() -> None:
+    assert SIZE.turned(seen([0.27, 0.0, 0.03], [0.33, 0.06, 0.06]))
+    assert not SIZE.turned(visible(PLACE, (1.0, 1.0)))
 
 
 def test_the_size_is_taken_before_the_hand_moves_the_object() -> None:
     """Leaning on a rim, more of an object is visible than where it lay."""
-    lying, leaning = (
-        seen([0, 0, 0.005], [0.07, 0.03, 0.03], 15.0),
-        seen([0, 0, 0.01], [0.07, 0.03, 0.055], 19.0),
-    )
+    lying = seen([0, 0, 0.005], [0.07, 0.03, 0.03], 15.0)
+    leaning = seen([0, 0, 0.01], [0.07, 0.03, 0.055], 19.0)
     size = whole_size([lying, lying, leaning, leaning, leaning], closing=2)
     assert size is not None
     assert size.extent.tolist() == [0.07, 0.03, 0.03]

@@ -75,7 +75,7 @@ def track(
         frames = [{**found, **more} for found, more in zip(frames, again, strict=True)]
     opening = gripper_opening(_gripper_joint(episode))
     rows = [
-        _Tracker(episode, projector, opening).run([frame.get(name) for frame in frames]) for name in names
+        _Tracker(episode, projector, opening, [frame.get(name) for frame in frames]).run() for name in names
     ]
     positions = np.stack([row[0] for row in rows], axis=1)
     extents = np.stack([row[2] for row in rows])
@@ -136,29 +136,34 @@ def _gripper_joint(episode: Episode) -> np.ndarray:
 
 
 class _Tracker:
-    """Follows one object; positions are the centre of its whole box."""
+    """Follows one object by ``found``, a detection a frame; positions are the centre of its whole box."""
 
-    def __init__(self, episode: Episode, projector: Projector, opening: np.ndarray) -> None:
+    def __init__(
+        self,
+        episode: Episode,
+        projector: Projector,
+        opening: np.ndarray,
+        found: Sequence[Candidate | None],
+    ) -> None:
         assert episode.depths is not None
         self.images, self.depths = episode.images, episode.depths
         self.end_effector = episode.end_effector_positions
-        self.opening = opening
-        self.projector = projector
-        self.steps = len(episode.images)
+        self.opening, self.projector, self.found = opening, projector, found
 
-    def run(self, found: Sequence[Candidate | None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def run(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return positions (T+1, 3), confidence (T+1,), extent (3,)."""
-        positions, confidence = np.full((self.steps, 3), np.nan), np.zeros(self.steps)
-        size = whole_size(found, int(np.argmax(self.opening < GRASP_CLOSED)))
+        steps = len(self.images)
+        positions, confidence = np.full((steps, 3), np.nan), np.zeros(steps)
+        size = whole_size(self.found, int(np.argmax(self.opening < GRASP_CLOSED)))
         if size is None:
             return positions, confidence, np.full(3, np.nan)
         last: np.ndarray | None = None
-        for t, candidate in enumerate(found):
-            share = 0.0 if candidate is None else min(candidate.area / size.area, 1.0)
+        for t, now in enumerate(self.found):
+            share = size.share(now)
             if last is not None:
-                last, confidence[t] = self._next(t, last, size, found[t - 1], candidate, share)
-            elif candidate is not None and share >= PART:
-                last, confidence[t] = centre(candidate, size), share
+                last, confidence[t] = self._next(t, last, size)
+            elif now is not None and share >= PART:
+                last, confidence[t] = centre(now, size), share
             if last is not None:
                 positions[t] = last
         first = np.flatnonzero(np.isfinite(positions[:, 0]))
@@ -166,45 +171,32 @@ class _Tracker:
             positions[: first[0]] = positions[first[0]]
         return positions, confidence, size.extent
 
-    def _next(
-        self,
-        t: int,
-        last: np.ndarray,
-        size: ObjectSize,
-        before: Candidate | None,
-        now: Candidate | None,
-        share: float,
-    ) -> tuple[np.ndarray, float]:
+    def _next(self, t: int, last: np.ndarray, size: ObjectSize) -> tuple[np.ndarray, float]:
         """Return the position (3,) that follows ``last``, and a confidence."""
-        if now is not None and self._rests(t, last, size, now, share):
+        now, share = self.found[t], size.share(self.found[t])
+        if now is not None and self._rests(t, last, size, now):
             return last, share
         if now is not None and share >= WHOLE:
-            middle = centre(now, size)
-            return (middle if share >= CLEAR else nearest_centre(last, now, size, middle)), share
-        move, confidence = self._move(t, last, size, before, now, share)
-        if now is None or share < PART or self._held(t, last, size):
+            shown = share >= CLEAR or size.turned(now)
+            return (centre(now, size) if shown else nearest_centre(last, now, size)), share
+        move, confidence = self._move(t, last, size)
+        if now is None or share < PART or size.turned(now) or self._held(t, last, size):
             return last + move, confidence
-        return nearest_centre(last + move, now, size, last + move), confidence
+        return nearest_centre(last + move, now, size), confidence
 
-    def _move(
-        self,
-        t: int,
-        last: np.ndarray,
-        size: ObjectSize,
-        before: Candidate | None,
-        now: Candidate | None,
-        share: float,
-    ) -> tuple[np.ndarray, float]:
+    def _move(self, t: int, last: np.ndarray, size: ObjectSize) -> tuple[np.ndarray, float]:
         """Return the motion (3,) since the last frame of an object not seen whole, and a confidence."""
+        share = size.share(self.found[t])
         if self._held(t, last, size):
             return self.end_effector[t] - self.end_effector[t - 1], max(CARRIED_CONFIDENCE, share)
+        before, now = self.found[t - 1], self.found[t]
         if before is not None and now is not None and share >= PART:
             move = self._flow(t, before, now)
             if move is not None:
                 return move, FLOW_CONFIDENCE * share
         return np.zeros(3), 0.0
 
-    def _rests(self, t: int, last: np.ndarray, size: ObjectSize, now: Candidate, share: float) -> bool:
+    def _rests(self, t: int, last: np.ndarray, size: ObjectSize, now: Candidate) -> bool:
         """Whether what is visible of a partly hidden object lies where it was, so that it has not moved.
 
         Its top is seen from above: if that is lower, the object has dropped.
@@ -212,7 +204,8 @@ class _Tracker:
         low, high = last - size.extent / 2 - REST_SLACK, last + size.extent / 2 + REST_SLACK
         within = bool((now.lower >= low).all() and (now.upper <= high).all())
         dropped = bool(now.upper[2] < high[2] - 2 * REST_SLACK)
-        return PART <= share < CLEAR and within and not dropped and not self._held(t, last, size)
+        partly = PART <= size.share(now) < CLEAR
+        return partly and within and not dropped and not self._held(t, last, size)
 
     def _held(self, t: int, last: np.ndarray, size: ObjectSize) -> bool:
         gap = np.abs(last - self.end_effector[t - 1]) - size.extent / 2

@@ -29,9 +29,7 @@ GRASP_CLOSED = 0.85  # share of the opening below which the gripper counts as cl
 GRASP_EMPTY = 0.05  # share of the opening below which the fingers meet: there is nothing between them
 LET_GO = 0.03  # share of the opening by which the fingers must have widened around a held object to let it go
 REST_TOLERANCE = 0.02  # m, vertical slack of on_top_of()
-EDGE_TOLERANCE = (
-    0.005  # m, horizontal slack of on_top_of(): what rests with its centre off the edge would fall
-)
+EDGE_TOLERANCE = 0.005  # m, horizontal slack of on_top_of(): what rests beside the edge would fall off
 FALLEN = 0.4  # share of an object's height below which its centre says that it has fallen over
 UP = np.array([0.0, 0.0, 1.0])
 

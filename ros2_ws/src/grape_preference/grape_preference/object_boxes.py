@@ -22,12 +22,20 @@ class ObjectSize:
     extent: np.ndarray
     area: float
 
+    def share(self, candidate: Candidate | None) -> float:
+        """Return which share (0..1) of the object a detection shows; 0 for none."""
+        return 0.0 if candidate is None else min(candidate.area / self.area, 1.0)
+
+    def turned(self, candidate: Candidate) -> bool:
+        """Return whether more is visible than the box can hold: the object lies otherwise than it did."""
+        return bool((candidate.extent > self.extent + REST_SLACK).any())
+
 
 def whole_size(found: Sequence[Candidate | None], closing: int) -> ObjectSize | None:
     """Take size and area from the first frame in which the object is about as large as it ever gets.
 
-    Frames before ``closing``, where the hand first closes, count alone if they show the object whole: moved
-    by the hand it may lie otherwise, so that more of it is visible.
+    Frames before ``closing``, where the hand first closes (0: it never does), count alone if they show the
+    object whole: moved by the hand it may lie otherwise, so that more of it is visible.
     """
     seen = [candidate for candidate in found if candidate is not None]
     if not seen:
@@ -47,16 +55,12 @@ def _usual_area(seen: Sequence[Candidate]) -> float:
     return float(np.percentile([candidate.area for candidate in seen], 90))
 
 
-def nearest_centre(
-    last: np.ndarray, candidate: Candidate, size: ObjectSize, otherwise: np.ndarray
-) -> np.ndarray:
+def nearest_centre(last: np.ndarray, candidate: Candidate, size: ObjectSize) -> np.ndarray:
     """Return the centre (3,) nearest to ``last`` whose box holds what is visible of a partly hidden object.
 
     The middle of what is visible would draw the object to the side from which it is seen; its top is seen
-    from above. If more is visible than the box can hold the object has turned: the answer is ``otherwise``.
+    from above. It must not have turned.
     """
-    if (candidate.extent > size.extent + REST_SLACK).any():
-        return otherwise
     low, high = candidate.upper - size.extent / 2, candidate.lower + size.extent / 2
     middle = (low + high) / 2
     x, y, _ = np.clip(last, np.minimum(low, middle), np.maximum(high, middle))
